@@ -1,0 +1,79 @@
+# Makefile - builds attnd (the daemon), attn (the client) and bench (the engine in-process).
+# `make help` lists the targets.
+
+BUILD    ?= build
+CC       ?= cc
+CXX      ?= c++
+OPT      ?= -O2 -g
+SAN      ?=
+STD      := -std=gnu11
+WARN     := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla \
+            -Wformat=2 -Werror=switch -Werror=vla $(if $(CI),-Werror)
+HARDEN   := -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE \
+            -ftrivial-auto-var-init=zero $(if $(SAN),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
+SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
+CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE
+ALL_C    := $(STD) $(OPT) $(WARN) $(HARDEN) $(SANFLAGS) -MMD -MP
+ALL_CXX  := -std=c++17 $(OPT) -Wall -Wextra -Wshadow -Wconversion $(HARDEN) $(SANFLAGS) -fno-exceptions -fno-rtti -MMD -MP
+LINK     := $(SANFLAGS) -pie -Wl,-z,relro,-z,now,-z,noexecstack
+
+MHD_LIBS     := -lmicrohttpd
+JANSSON_LIBS := -ljansson
+DNNL_LIBS    := -ldnnl -lgomp
+CURL_LIBS    := -lcurl
+ENGINE_LIBS  := $(DNNL_LIBS) $(JANSSON_LIBS) -lm -lpthread
+API_LIBS     := -lz -lstdc++
+
+# Files named for an instruction set are compiled for it; they run only where engine/cpu.c saw it.
+ISA_avx2   := -mavx2 -mfma
+ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mavx2 -mfma -mprefer-vector-width=512
+ISA_amx    := $(ISA_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
+
+ENGINE_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard engine/*.c engine/formats/*.c))
+API_OBJ    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard api/*.c)) \
+              $(patsubst %.cc,$(BUILD)/%.o,$(wildcard api/*.cc))
+CLIENT_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out api/client/attn.c,$(wildcard api/client/*.c)))
+SERVER_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out server/main.c,$(wildcard server/*.c)))
+UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/*_test.c))
+PROGRAMS   := $(BUILD)/attnd $(BUILD)/attn $(BUILD)/bench
+
+.PHONY: all
+all: $(PROGRAMS) ## build attnd, attn and bench
+
+$(BUILD)/%_avx2.o: ISA := $(ISA_avx2)
+$(BUILD)/%_avx512.o: ISA := $(ISA_avx512)
+$(BUILD)/%_amx.o: ISA := $(ISA_amx)
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(ALL_C) $(ISA) $(CFLAGS) -c -o $@ $<
+
+$(BUILD)/%.o: %.cc
+	@mkdir -p $(@D)
+	$(CXX) $(CPPFLAGS) $(ALL_CXX) $(CXXFLAGS) -c -o $@ $<
+
+$(BUILD)/attnd: $(BUILD)/server/main.o $(SERVER_OBJ) $(API_OBJ) $(ENGINE_OBJ)
+	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(MHD_LIBS) $(API_LIBS) $(CURL_LIBS) $(ENGINE_LIBS)
+
+$(BUILD)/attn: $(BUILD)/api/client/attn.o $(CLIENT_OBJ) $(API_OBJ) $(ENGINE_OBJ)
+	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(CURL_LIBS) $(API_LIBS) $(ENGINE_LIBS)
+
+$(BUILD)/bench: $(BUILD)/tests/bench/bench.o $(ENGINE_OBJ)
+	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
+
+$(BUILD)/tests/unit/%_test: $(BUILD)/tests/unit/%_test.o $(API_OBJ) $(CLIENT_OBJ) $(SERVER_OBJ) $(ENGINE_OBJ)
+	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ -lcmocka $(MHD_LIBS) $(CURL_LIBS) $(API_LIBS) $(ENGINE_LIBS)
+
+.PHONY: unit
+unit: $(UNIT_TESTS) ## run the unit tests alone
+	@for t in $(UNIT_TESTS); do $$t || exit 1; done
+
+.PHONY: clean
+clean: ## remove everything that was built
+	rm -rf build
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,25 @@
+/* layer_config.h - Keras configuration JSON to and from engine_layer_config.
+ *
+ * Accepts what json.dump(layer.get_config()) writes, the same inside {"class_name", "config"} or
+ * {"module", "class_name", "config", "registered_name"}, hand-written files with only the
+ * needed keys, all spellings of initializers, regularizers and constraints (class name, snake
+ * case, aliases, legacy and v3 objects), and "max_sequence_length" for "pe_max_seq_length".
+ * Unknown keys are an error that names the key. */
+#ifndef API_LAYER_CONFIG_H
+#define API_LAYER_CONFIG_H
+
+#include <stddef.h>
+
+#include "engine/error.h"
+#include "engine/layer.h"
+
+/* Parses and checks (engine_layer_check). Errors: INVALID_ARGUMENT, UNSUPPORTED. */
+ENGINE_MUST_CHECK enum engine_code api_layer_config_read(const char *json, size_t size,
+                                                         struct engine_layer_config *ret,
+                                                         struct engine_error *err);
+
+/* get_config() as Keras writes it: from_config(json.loads(text)) takes it. Returns malloc'd,
+ * terminated text (caller frees), NULL when memory is short. */
+char *api_layer_config_write(const struct engine_layer_config *config);
+
+#endif

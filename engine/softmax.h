@@ -1,0 +1,54 @@
+/* softmax.h - the row epilogue of attention: bias, mask, softmax, in place.
+ *
+ *   v[j] = x[j] + position[clip(j + position_shift)] + adder[j]       (each part optional)
+ *   one axis:      y[j] = exp(v[j] - max v) / sum exp(v - max v)
+ *   several axes:  y[j] = exp(v[j] - (max v + log sum exp(v - max v))), rounded to float32 in
+ *                  between as TensorFlow does, so that a fully masked row is all ones.
+ * Under a 16-bit policy v is rounded to that type before the softmax (a fully masked row is then
+ * uniform, as in TensorFlow).
+ *
+ * Full-precision exp (<= 2 ulp). NaN in a row makes the whole row NaN; -inf is a masked key; a
+ * row of only -inf gives NaN, as in TensorFlow.
+ * Source: notes in engine/README.md; tf_keras/layers/activation/softmax.py. */
+#ifndef ENGINE_SOFTMAX_H
+#define ENGINE_SOFTMAX_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/layer.h"
+
+struct engine_softmax_rows {
+    float *tile; /* rows x keys, in and out */
+    int64_t stride;
+    int64_t rows, keys;
+
+    /* Relative positions: table of 2L-1 values of this head; row i, key j reads
+     * table[clip(j - (query0 + i) + L - 1, 0, 2L-2)], without a copy. NULL: none. */
+    const float *position;
+    int64_t position_length; /* L */
+    int64_t query0;          /* index of the tile's first query */
+
+    /* Additive mask: row i reads adder + i * adder_stride (0: one row for all). NULL: none. */
+    const float *adder;
+    int64_t adder_stride;
+
+    bool several_axes;
+    enum engine_policy policy;
+
+    /* true: leave e = exp(v - max) unscaled in the tile and write 1/sum to factors[i] instead,
+     * so that the product with the values is scaled (rows not returned). One axis only. */
+    bool defer;
+    float *factors;
+};
+
+typedef void engine_softmax_function(const struct engine_softmax_rows *rows);
+
+/* The best form for this processor; all forms agree within 4 ulp. */
+engine_softmax_function *engine_softmax_best(void);
+
+engine_softmax_function engine_softmax_portable;
+engine_softmax_function engine_softmax_avx2_rows;   /* only where the processor has AVX2 and FMA */
+engine_softmax_function engine_softmax_avx512_rows; /* only where it has AVX-512 F, BW, DQ, VL */
+
+#endif
