@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/instance.h"
+#include "engine/penalties.h"
 
 /* Columns of a block: own kernels prefetch the next block while this one (768 x 64 floats are
  * 196 KB) stays in L2; sgemm packs its left operand anew for each call and wants them wide. */
@@ -382,4 +383,24 @@ bool engine_model_weight(const struct engine_model *model, size_t i,
         return true;
     }
     return false;
+}
+
+void engine_model_penalties(const struct engine_model *model, struct engine_penalties *ret)
+{
+    const struct engine_layer_config *config = &model->config;
+    *ret = (struct engine_penalties){.kernel_constraint_satisfied = true,
+                                     .bias_constraint_satisfied = true};
+    for (int i = ENGINE_WEIGHT_QUERY_KERNEL; i < ENGINE_WEIGHT_COUNT; i++) {
+        const struct engine_tensor *t = &model->weights.tensors[i];
+        bool is_bias = (i - ENGINE_WEIGHT_QUERY_KERNEL) % 2 == 1;
+        bool *satisfied =
+            is_bias ? &ret->bias_constraint_satisfied : &ret->kernel_constraint_satisfied;
+        if (t->data == NULL)
+            continue;
+        ret->regularization_loss += engine_penalties_loss(
+            is_bias ? &config->bias_regularizer : &config->kernel_regularizer, t);
+        if (!engine_penalties_satisfied(
+                is_bias ? &config->bias_constraint : &config->kernel_constraint, t))
+            *satisfied = false;
+    }
 }
