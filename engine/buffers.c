@@ -108,12 +108,10 @@ enum engine_code engine_buffers_take(struct engine_buffers *buffers, size_t byte
         return engine_error_set(err, ENGINE_OVERLOADED,
                                 "%zu bytes of memory are more than any budget", bytes);
     size_t size = class_bytes(class);
+    size_t alignment = size >= HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : SMALLEST_BYTES;
     ENGINE_TRY(charge(buffers, class, &memory, err));
     if (memory == NULL) {
-        memory = aligned_alloc(size >= HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : 4096,
-                               size >= HUGE_PAGE_BYTES ? (size + HUGE_PAGE_BYTES - 1) /
-                                                             HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
-                                                       : size);
+        memory = aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
         if (memory == NULL) {
             uncharge(buffers, size);
             return engine_error_set(err, ENGINE_OUT_OF_MEMORY,
