@@ -110,7 +110,8 @@ static enum engine_code check_declared(struct server_request *request, struct en
     return ENGINE_OK;
 }
 
-/* Everything that can be refused before the body is sent. */
+/* Everything that can be refused before the body is sent. An answer at this point closes the
+ * connection, so requests without a body get theirs at the end like all others. */
 static enum engine_code begin(struct server_request *request, const char *url, const char *method,
                               const char *version, struct engine_error *err)
 {
@@ -231,7 +232,8 @@ enum MHD_Result server_connection_access(void *service, struct MHD_Connection *c
         return MHD_NO;
     if (!request->begun) {
         request->begun = true;
-        if (begin(request, url, method, version, &request->error) != ENGINE_OK)
+        if (begin(request, url, method, version, &request->error) != ENGINE_OK &&
+            (request->framing.content_length != 0 || request->reply.close))
             return answer(request);
         if (request->framing.has_body)
             server_deadlines_phase(request->service->deadlines, request->peer, SERVER_PHASE_BODY);
