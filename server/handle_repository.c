@@ -70,11 +70,10 @@ static void *run_load(void *argument)
     struct server_request *request = argument;
     struct engine_error *err = &request->error;
     struct api_load_request load;
-    enum engine_code code =
-        api_document_load_read(request->body, request->body_bytes, &load, err);
+    enum engine_code code = api_document_load_read(request->body, request->body_bytes, &load, err);
     if (code == ENGINE_OK) {
-        code = server_repository_load(request->service->repository, request->match.model, &load,
-                                      err);
+        code =
+            server_repository_load(request->service->repository, request->match.model, &load, err);
         api_load_request_reset(&load);
     }
     log_change(request, "load");

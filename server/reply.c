@@ -11,7 +11,11 @@
 #include "engine/engine.h"
 #include "server/shutdown.h"
 
-enum { ERROR_BODY_BYTES = 1024, RETRY_AFTER_S = 1 };
+enum {
+    ERROR_BODY_BYTES = 1024,
+    RETRY_AFTER_S = 1,
+    SMALL_BYTES = 64 * 1024 /* cheaper to copy than to send apart from the headers */
+};
 
 /* What a response keeps until libmicrohttpd has sent it, perhaps long after the request. */
 struct parcel {
@@ -63,25 +67,51 @@ static void give_back(void *argument)
     free(parcel);
 }
 
-static struct MHD_Response *response_of_infer(struct server_request *request)
+/* libmicrohttpd sends the headers of an iovec by themselves, which wakes the client twice; one
+ * buffer goes out together with them. */
+static struct MHD_Response *response_of_small(struct api_reply *infer)
+{
+    char *bytes = malloc(infer->bytes + 1);
+    size_t used = 0;
+    if (bytes == NULL)
+        return NULL;
+    for (int i = 0; i < infer->parts_count; i++) {
+        memcpy(bytes + used, infer->parts[i].iov_base, infer->parts[i].iov_len);
+        used += infer->parts[i].iov_len;
+    }
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(used, bytes, MHD_RESPMEM_MUST_FREE);
+    if (response == NULL)
+        free(bytes);
+    return response;
+}
+
+/* Nothing is copied: the buffers are given back when libmicrohttpd is done with them. */
+static struct MHD_Response *response_of_large(struct engine *engine, const struct api_reply *infer)
 {
     struct parcel *parcel = malloc(sizeof *parcel);
     struct MHD_IoVec parts[API_REPLY_PARTS];
     if (parcel == NULL)
         return NULL;
-    parcel->engine = request->service->engine;
-    parcel->infer = request->reply.infer;
-    for (int i = 0; i < parcel->infer.parts_count; i++)
-        parts[i] =
-            (struct MHD_IoVec){parcel->infer.parts[i].iov_base, parcel->infer.parts[i].iov_len};
-    struct MHD_Response *response = MHD_create_response_from_iovec(
-        parts, (unsigned)parcel->infer.parts_count, give_back, parcel);
-    if (response == NULL) {
+    *parcel = (struct parcel){engine, *infer};
+    for (int i = 0; i < infer->parts_count; i++)
+        parts[i] = (struct MHD_IoVec){infer->parts[i].iov_base, infer->parts[i].iov_len};
+    struct MHD_Response *response =
+        MHD_create_response_from_iovec(parts, (unsigned)infer->parts_count, give_back, parcel);
+    if (response == NULL)
         free(parcel);
-        return NULL;
-    }
-    request->sent_bytes = parcel->infer.bytes;
-    request->reply.has_infer = false;
+    return response;
+}
+
+static struct MHD_Response *response_of_infer(struct server_request *request)
+{
+    struct api_reply *infer = &request->reply.infer;
+    request->sent_bytes = infer->bytes;
+    if (infer->bytes <= SMALL_BYTES)
+        return response_of_small(infer);
+    struct MHD_Response *response = response_of_large(request->service->engine, infer);
+    if (response != NULL)
+        request->reply.has_infer = false; /* its buffers are the response's now */
     return response;
 }
 

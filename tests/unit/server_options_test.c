@@ -121,6 +121,7 @@ static void unknown_options_are_refused(void **state)
     struct server_options options;
     (void)state;
     assert_int_equal(READ(&options, "--modelz", "d"), ENGINE_INVALID_ARGUMENT);
+    assert_int_equal(READ(&options, "--modelz=d"), ENGINE_INVALID_ARGUMENT);
     assert_int_equal(READ(&options, "models"), ENGINE_INVALID_ARGUMENT);
     assert_int_equal(READ(&options, "--models"), ENGINE_INVALID_ARGUMENT);
     assert_int_equal(READ(&options, "--version=1"), ENGINE_INVALID_ARGUMENT);
