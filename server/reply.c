@@ -91,13 +91,18 @@ static struct MHD_Response *response_of_large(struct engine *engine, const struc
 {
     struct parcel *parcel = malloc(sizeof *parcel);
     struct MHD_IoVec parts[API_REPLY_PARTS];
+    struct MHD_Response *response;
     if (parcel == NULL)
         return NULL;
     *parcel = (struct parcel){engine, *infer};
     for (int i = 0; i < infer->parts_count; i++)
         parts[i] = (struct MHD_IoVec){infer->parts[i].iov_base, infer->parts[i].iov_len};
-    struct MHD_Response *response =
-        MHD_create_response_from_iovec(parts, (unsigned)infer->parts_count, give_back, parcel);
+    if (infer->parts_count == 1)
+        response = MHD_create_response_from_buffer_with_free_callback_cls(
+            parts[0].iov_len, infer->parts[0].iov_base, give_back, parcel);
+    else
+        response =
+            MHD_create_response_from_iovec(parts, (unsigned)infer->parts_count, give_back, parcel);
     if (response == NULL)
         free(parcel);
     return response;
