@@ -146,7 +146,11 @@ static void conclude(struct infer *infer, enum engine_code code, const struct en
     struct server_request *request = infer->request;
     struct server_reply *reply = &request->reply;
     int64_t now = server_deadlines_now();
-    reply->compute_ns = now - infer->planned_ns;
+    int64_t started_ns = engine_plan_facts(infer->plan)->started_ns;
+    if (started_ns < infer->planned_ns)
+        started_ns = infer->planned_ns; /* computed here, or never begun */
+    reply->queue_ns = started_ns - infer->planned_ns;
+    reply->compute_ns = now - started_ns;
     if (code != ENGINE_OK)
         fail(infer, code, err, gone);
     else

@@ -363,14 +363,13 @@ static enum engine_code pick(const struct entry *entry, const char *name, const 
         return engine_error_set(err, ENGINE_NOT_FOUND, "model \"%s\" is not known", name);
     if (entry->set.count == 0)
         return engine_error_set(err, ENGINE_UNAVAILABLE, "model \"%s\" is not loaded", name);
-    *ret = entry->set.models[entry->set.count - 1];
-    for (size_t i = 0; version[0] != '\0' && i < entry->set.count; i++)
-        if (strcmp(entry->set.models[i]->version, version) == 0)
-            *ret = entry->set.models[i];
-    if (version[0] != '\0' && strcmp((*ret)->version, version) != 0)
-        return engine_error_set(err, ENGINE_NOT_FOUND, "model \"%s\" has no version %s", name,
-                                version);
-    server_model_retain(*ret);
+    size_t i = entry->set.count - 1;
+    while (version[0] != '\0' && strcmp(entry->set.models[i]->version, version) != 0)
+        if (i-- == 0)
+            return engine_error_set(err, ENGINE_NOT_FOUND, "model \"%s\" has no version %s", name,
+                                    version);
+    server_model_retain(entry->set.models[i]);
+    *ret = entry->set.models[i];
     return ENGINE_OK;
 }
 
