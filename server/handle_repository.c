@@ -36,7 +36,7 @@ static enum engine_code check_control(struct server_request *request, struct eng
 {
     if (!request->service->options->allow_control)
         return engine_error_set(err, ENGINE_FORBIDDEN,
-                                "loading and unloading models is not allowed: the server was "
+                                "changing what is served is not allowed: the server was "
                                 "started without --allow-control");
     return ENGINE_OK;
 }
