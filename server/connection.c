@@ -268,7 +268,9 @@ static void record(const struct server_request *request, enum MHD_RequestTermina
 {
     int64_t duration = server_deadlines_now() - request->started_ns;
     bool broken = how != MHD_REQUEST_TERMINATED_COMPLETED_OK;
-    int status = request->reply.status != 0 ? request->reply.status : 499;
+    int status = request->reply.status;
+    if (status == 0) /* no answer of ours: the reaper's, or none */
+        status = server_deadlines_unwatch(request->service->deadlines, request->peer) ? 408 : 499;
     const struct server_route *route = request->match.route;
     server_metrics_request(request->service->metrics,
                            route != NULL ? route->class : SERVER_ROUTE_OTHER, status, duration);
@@ -277,6 +279,7 @@ static void record(const struct server_request *request, enum MHD_RequestTermina
         .method = request->method,
         .path = request->path,
         .error = request->error.code != ENGINE_OK ? request->error.message
+                 : status == 408                  ? "the request came too slowly"
                  : broken                         ? "the client left"
                                                   : NULL,
         .status = status,

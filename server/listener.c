@@ -30,6 +30,7 @@
 enum {
     BACKLOG = 1024,
     MAX_CONNECTIONS = 4096,
+    NO_LIMIT = 1 << 24,
     RESERVED_DESCRIPTORS = 64, /* models, sockets, epoll, the log */
     SOCKETS = 2 * SERVER_OPTIONS_LIST,
     ADDRESS_BYTES = 160
@@ -212,6 +213,24 @@ static void refuse_with_spare(struct server_listener *listener, int socket_descr
     listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
+/* Counted here, not when libmicrohttpd has taken it in: many may be on their way. */
+static void hand_over(struct server_listener *listener, int descriptor,
+                      const struct sockaddr_storage *address, socklen_t size)
+{
+    struct server_service *service = listener->service;
+    /* 1.0.1 wants the whole address of a unix peer, which has no name. */
+    if (size < (socklen_t)sizeof(struct sockaddr))
+        size = (socklen_t)sizeof(struct sockaddr_un);
+    server_metrics_connection(service->metrics, 1);
+    /* Takes the descriptor, also when it fails. */
+    if (MHD_add_connection(listener->daemon, descriptor, (const struct sockaddr *)address, size) ==
+        MHD_YES)
+        return;
+    server_metrics_connection(service->metrics, -1);
+    server_log_event(service->log, SERVER_LOG_WARNING, NULL, "a connection was not taken in: %s",
+                     strerror(errno));
+}
+
 static void accept_waiting(struct server_listener *listener, int socket_descriptor)
 {
     for (;;) {
@@ -226,18 +245,10 @@ static void accept_waiting(struct server_listener *listener, int socket_descript
         }
         if (descriptor < 0)
             return;
-        if (server_metrics_connections(listener->service->metrics) >= listener->max_connections) {
+        if (server_metrics_connections(listener->service->metrics) < listener->max_connections)
+            hand_over(listener, descriptor, &address, size);
+        else
             refuse(descriptor);
-            continue;
-        }
-        /* Takes the descriptor, also when it fails. A unix peer has an address of two bytes,
-         * which 0.9.75 accepts and 1.0.1 wants to be a whole one. */
-        if (MHD_add_connection(listener->daemon, descriptor, (struct sockaddr *)&address,
-                               size < (socklen_t)sizeof(struct sockaddr)
-                                   ? (socklen_t)sizeof(struct sockaddr_un)
-                                   : size) != MHD_YES)
-            server_log_event(listener->service->log, SERVER_LOG_WARNING, NULL,
-                             "a connection was not taken in: %s", strerror(errno));
     }
 }
 
@@ -298,15 +309,16 @@ static struct MHD_Daemon *start_daemon(struct server_listener *listener)
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_ALLOW_SUSPEND_RESUME |
                      MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG;
     MHD_set_panic_func(panic, NULL);
-    /* The limit is split over the threads; ours is checked before. */
+    /* libmicrohttpd's own limit must never be met: 0.9.75 waits for itself for ever there. Ours
+     * is checked before. */
     return MHD_start_daemon(
         flags, 0, NULL, NULL, server_connection_access, service, MHD_OPTION_EXTERNAL_LOGGER,
         log_daemon, service, MHD_OPTION_NOTIFY_CONNECTION, server_connection_notify, service,
         MHD_OPTION_URI_LOG_CALLBACK, server_connection_line, service, MHD_OPTION_NOTIFY_COMPLETED,
         server_connection_completed, service, MHD_OPTION_UNESCAPE_CALLBACK,
         server_connection_unescape, service, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        (size_t)API_MAX_HEADER_BYTES, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)listener->max_connections * 2 * threads, MHD_OPTION_CONNECTION_TIMEOUT, 0u,
+        (size_t)API_MAX_HEADER_BYTES, MHD_OPTION_CONNECTION_LIMIT, (unsigned)NO_LIMIT,
+        MHD_OPTION_CONNECTION_TIMEOUT, 0u,
 #if MHD_VERSION >= 0x01000000
         MHD_OPTION_CLIENT_DISCIPLINE_LVL, 1,
 #else

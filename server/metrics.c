@@ -111,7 +111,7 @@ static void print_requests(FILE *out, const struct server_metrics *metrics)
         for (int s = 0; s < STATUSES; s++)
             if (get(&metrics->requests[c][s]) > 0)
                 fprintf(out, "attnd_requests_total{route=\"%s\",status=\"%d\"} %llu\n",
-                        server_route_class_name((enum server_route_class)c), statuses[s],
+                        server_routes_class_name((enum server_route_class)c), statuses[s],
                         get(&metrics->requests[c][s]));
 }
 
@@ -120,7 +120,7 @@ static void print_histograms(FILE *out, const struct server_metrics *metrics)
     head(out, "attnd_request_duration_seconds", "histogram",
          "From the request line to the last byte of the answer.");
     for (int c = 0; c < SERVER_ROUTE_CLASSES; c++) {
-        const char *name = server_route_class_name((enum server_route_class)c);
+        const char *name = server_routes_class_name((enum server_route_class)c);
         unsigned long long below = 0;
         for (int b = 0; b < BOUNDS; b++) {
             below += get(&metrics->buckets[c][b]);

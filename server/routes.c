@@ -74,7 +74,7 @@ bool server_routes_is_version(const char *version)
     return length > 0 && length <= 18 && version[length] == '\0' && version[0] != '0';
 }
 
-const char *server_route_class_name(enum server_route_class class)
+const char *server_routes_class_name(enum server_route_class class)
 {
     static const char *const names[] = {"health",  "metadata", "infer", "predict",
                                         "control", "metrics",  "other"};

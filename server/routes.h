@@ -56,6 +56,6 @@ bool server_routes_is_name(const char *name);
 /* A version: digits without a leading zero, at most 18. */
 bool server_routes_is_version(const char *version);
 
-const char *server_route_class_name(enum server_route_class class);
+const char *server_routes_class_name(enum server_route_class class);
 
 #endif
