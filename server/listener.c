@@ -23,6 +23,7 @@
 #include "api/limits.h"
 #include "engine/engine.h"
 #include "server/connection.h"
+#include "server/deadlines.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/options.h"
@@ -31,6 +32,7 @@ enum {
     BACKLOG = 1024,
     MAX_CONNECTIONS = 4096,
     NO_LIMIT = 1 << 24,
+    ACCEPT_NS = 50 * 1000 * 1000,
     RESERVED_DESCRIPTORS = 64, /* models, sockets, epoll, the log */
     SOCKETS = 2 * SERVER_OPTIONS_LIST,
     ADDRESS_BYTES = 160
@@ -231,9 +233,11 @@ static void hand_over(struct server_listener *listener, int descriptor,
                      strerror(errno));
 }
 
+/* Until nobody waits, but not for ever: busy clients come back as fast as they are served. */
 static void accept_waiting(struct server_listener *listener, int socket_descriptor)
 {
-    for (;;) {
+    int64_t until = server_deadlines_now() + ACCEPT_NS;
+    while (server_deadlines_now() < until) {
         struct sockaddr_storage address;
         socklen_t size = sizeof address;
         memset(&address, 0, sizeof address);
