@@ -270,7 +270,7 @@ static void record(const struct server_request *request, enum MHD_RequestTermina
     bool broken = how != MHD_REQUEST_TERMINATED_COMPLETED_OK;
     int status = request->reply.status;
     if (status == 0) /* no answer of ours: the reaper's, or none */
-        status = server_deadlines_unwatch(request->service->deadlines, request->peer) ? 408 : 499;
+        status = server_deadlines_late(request->service->deadlines, request->peer) ? 408 : 499;
     const struct server_route *route = request->match.route;
     server_metrics_request(request->service->metrics,
                            route != NULL ? route->class : SERVER_ROUTE_OTHER, status, duration);

@@ -110,6 +110,7 @@ static void expel(struct server_peer *peer)
         (void)!send(peer->descriptor, late, sizeof late - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     shutdown(peer->descriptor, SHUT_RDWR);
     peer->gone = true;
+    peer->late = true;
 }
 
 static void reap_late(struct server_deadlines *deadlines)
@@ -120,28 +121,42 @@ static void reap_late(struct server_deadlines *deadlines)
             expel(peer);
 }
 
+static void note_gone(struct server_peer *peer)
+{
+    char byte;
+    if (peer->phase != SERVER_PHASE_COMPUTE) {
+        /* What it sent before it left may still be read. */
+        if (recv(peer->descriptor, &byte, 1, MSG_PEEK | MSG_DONTWAIT) != 0)
+            return;
+        shutdown(peer->descriptor, SHUT_RDWR);
+    }
+    peer->gone = true;
+    if (peer->job != NULL)
+        engine_job_cancel(peer->job);
+    peer->job = NULL;
+}
+
 static void poll_some(struct server_peer *const *peers, struct pollfd *polls, int count)
 {
     if (count == 0 || poll(polls, (nfds_t)count, 0) <= 0)
         return;
-    for (int i = 0; i < count; i++) {
-        if (polls[i].revents == 0)
-            continue;
-        peers[i]->gone = true;
-        if (peers[i]->job != NULL)
-            engine_job_cancel(peers[i]->job);
-        peers[i]->job = NULL;
-    }
+    for (int i = 0; i < count; i++)
+        if (polls[i].revents != 0)
+            note_gone(peers[i]);
 }
 
-/* Pipelined bytes may wait on a healthy connection, so only a hang-up counts. */
-static void find_gone(struct server_deadlines *deadlines)
+/* Clients that left while their call is computed: nothing else looks at a suspended connection.
+ * With "all" also those that left before their request was complete: when the last bytes and
+ * the end come together, libmicrohttpd 0.9.75 reads the bytes and never sees the end.
+ * Pipelined bytes may wait on a healthy connection, so only a hang-up counts. */
+static void poll_gone(struct server_deadlines *deadlines, bool all)
 {
     struct server_peer *peers[POLL_PEERS];
     struct pollfd polls[POLL_PEERS];
     int count = 0;
     for (struct server_peer *peer = deadlines->first; peer != NULL; peer = peer->next) {
-        if (peer->phase != SERVER_PHASE_COMPUTE || peer->job == NULL || peer->gone)
+        bool computing = peer->phase == SERVER_PHASE_COMPUTE && peer->job != NULL;
+        if (peer->gone || !(computing || (all && peer->phase < SERVER_PHASE_COMPUTE)))
             continue;
         peers[count] = peer;
         polls[count++] = (struct pollfd){peer->descriptor, POLLRDHUP, 0};
@@ -169,8 +184,9 @@ static void *reap(void *argument)
     pthread_mutex_lock(&deadlines->lock);
     while (!deadlines->stopping) {
         int64_t now = server_deadlines_now();
-        find_gone(deadlines);
-        if (now - reaped_ns >= deadlines->tick_ns) {
+        bool all = now - reaped_ns >= deadlines->tick_ns;
+        poll_gone(deadlines, all);
+        if (all) {
             reap_late(deadlines);
             reaped_ns = now;
         }
@@ -191,7 +207,7 @@ enum engine_code server_deadlines_open(const struct server_deadlines_limits *lim
     if (deadlines == NULL)
         return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for the reaper");
     deadlines->limits = *limits;
-    deadlines->tick_ns = limits->grace_ns / 10;
+    deadlines->tick_ns = limits->grace_ns / 20;
     pthread_mutex_init(&deadlines->lock, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -304,6 +320,14 @@ bool server_deadlines_unwatch(struct server_deadlines *deadlines, struct server_
     peer->finished = true;
     pthread_mutex_unlock(&deadlines->lock);
     return gone;
+}
+
+bool server_deadlines_late(struct server_deadlines *deadlines, const struct server_peer *peer)
+{
+    pthread_mutex_lock(&deadlines->lock);
+    bool late = peer->late;
+    pthread_mutex_unlock(&deadlines->lock);
+    return late;
 }
 
 void server_deadlines_cancel_all(struct server_deadlines *deadlines)

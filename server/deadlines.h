@@ -38,6 +38,7 @@ struct server_peer {
     struct engine_job *job; /* may be cancelled; NULL: none */
     bool finished;          /* the job's "done" has begun: it may not be watched any more */
     bool gone;              /* the client left, or was shut down */
+    bool late;              /* it was shut down, for being too slow */
     struct server_peer *next, *previous;
 };
 
@@ -68,6 +69,9 @@ void server_deadlines_received(struct server_deadlines *deadlines, struct server
 void server_deadlines_watch(struct server_deadlines *deadlines, struct server_peer *peer,
                             struct engine_job *job);
 bool server_deadlines_unwatch(struct server_deadlines *deadlines, struct server_peer *peer);
+
+/* Whether the peer was shut down for being too slow. */
+bool server_deadlines_late(struct server_deadlines *deadlines, const struct server_peer *peer);
 
 /* Cancels every watched job: the drain has waited long enough. */
 void server_deadlines_cancel_all(struct server_deadlines *deadlines);

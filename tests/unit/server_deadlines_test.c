@@ -132,6 +132,25 @@ static void a_body_that_is_quick_enough_stays(void **state)
     close_pair(&pair);
 }
 
+/* The server's end is shut down by the reaper, which its own reader sees. */
+static void a_client_that_left_in_its_body_is_closed_at_once(void **state)
+{
+    static const struct server_deadlines_limits slow = {.idle_ns = MS(600000),
+                                                        .headers_ns = MS(600000),
+                                                        .grace_ns = MS(2000),
+                                                        .total_ns = MS(600000),
+                                                        .bytes_per_second = 0};
+    struct pair pair;
+    (void)state;
+    open_pair(&pair, &slow);
+    server_deadlines_phase(pair.deadlines, pair.peer, SERVER_PHASE_HEADERS);
+    server_deadlines_phase(pair.deadlines, pair.peer, SERVER_PHASE_BODY);
+    shutdown(pair.client, SHUT_WR);
+    char text[16];
+    assert_int_equal(read_all(pair.client, text, sizeof text), 0);
+    close_pair(&pair);
+}
+
 static void phases_are_counted(void **state)
 {
     struct pair pair;
@@ -157,6 +176,7 @@ int main(void)
         cmocka_unit_test(the_408_has_the_length_it_says),
         cmocka_unit_test(a_body_of_a_byte_now_and_then_is_408),
         cmocka_unit_test(a_body_that_is_quick_enough_stays),
+        cmocka_unit_test(a_client_that_left_in_its_body_is_closed_at_once),
         cmocka_unit_test(phases_are_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
