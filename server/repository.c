@@ -250,7 +250,6 @@ static void replace(struct server_repository *repository, struct entry *entry,
     update_ready(repository);
     pthread_mutex_unlock(&repository->lock);
     release_set(&old);
-    malloc_trim(0);
 }
 
 /* ---- opening ---------------------------------------------------------------------------- */
@@ -330,6 +329,7 @@ enum engine_code server_repository_open(struct engine *engine, struct server_log
         replace(repository, entry, &set, false, cause.message);
     }
     update_ready(repository);
+    malloc_trim(0); /* files and parsed weights; what stays is packed elsewhere */
     *ret = repository;
     return ENGINE_OK;
 }
@@ -530,6 +530,7 @@ enum engine_code server_repository_load(struct server_repository *repository, co
     enum engine_code code = entry_for(repository, name, request->files_count > 0, &entry, err);
     if (code == ENGINE_OK)
         code = load(repository, entry, request, err);
+    malloc_trim(0);
     pthread_mutex_unlock(&repository->control);
     return code;
 }
@@ -543,6 +544,7 @@ enum engine_code server_repository_unload(struct server_repository *repository, 
     enum engine_code code = entry_for(repository, name, false, &entry, err);
     if (code == ENGINE_OK)
         replace(repository, entry, &none, true, "unloaded");
+    malloc_trim(0);
     pthread_mutex_unlock(&repository->control);
     return code;
 }
