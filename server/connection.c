@@ -268,9 +268,10 @@ static void record(const struct server_request *request, enum MHD_RequestTermina
 {
     int64_t duration = server_deadlines_now() - request->started_ns;
     bool broken = how != MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    bool late = broken && server_deadlines_late(request->service->deadlines, request->peer);
     int status = request->reply.status;
     if (status == 0) /* no answer of ours: the reaper's, or none */
-        status = server_deadlines_late(request->service->deadlines, request->peer) ? 408 : 499;
+        status = late ? 408 : 499;
     const struct server_route *route = request->match.route;
     server_metrics_request(request->service->metrics,
                            route != NULL ? route->class : SERVER_ROUTE_OTHER, status, duration);
@@ -279,7 +280,7 @@ static void record(const struct server_request *request, enum MHD_RequestTermina
         .method = request->method,
         .path = request->path,
         .error = request->error.code != ENGINE_OK ? request->error.message
-                 : status == 408                  ? "the request came too slowly"
+                 : late                           ? "the client was too slow"
                  : broken                         ? "the client left"
                                                   : NULL,
         .status = status,
