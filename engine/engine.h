@@ -184,6 +184,7 @@ struct engine_plan_facts {
     int64_t batch; /* B, for the statistics */
     int64_t units;
     enum engine_precision precision; /* the one used */
+    int64_t started_ns;              /* CLOCK_MONOTONIC when its first unit began; 0: not yet */
 };
 
 /* Everything a client can get wrong about tensors is found here. The call is copied; tensors'

@@ -1,0 +1,196 @@
+/* reply.c - see reply.h. */
+#include "server/reply.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <microhttpd.h>
+
+#include "api/error_body.h"
+#include "engine/engine.h"
+#include "server/shutdown.h"
+
+enum {
+    ERROR_BODY_BYTES = 1024,
+    RETRY_AFTER_S = 1,
+    SMALL_BYTES = 64 * 1024 /* cheaper to copy than to send apart from the headers */
+};
+
+/* What a response keeps until libmicrohttpd has sent it, perhaps long after the request. */
+struct parcel {
+    struct engine *engine;
+    struct api_reply infer;
+};
+
+enum engine_code server_reply_text(struct server_request *request, char *text,
+                                   struct engine_error *err)
+{
+    if (text == NULL)
+        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for the answer");
+    request->reply.status = MHD_HTTP_OK;
+    request->reply.text = text;
+    request->reply.text_bytes = strlen(text);
+    return ENGINE_OK;
+}
+
+void server_reply_error(struct server_request *request, const struct engine_error *err)
+{
+    struct server_reply *reply = &request->reply;
+    server_reply_reset(request);
+    if (&request->error != err)
+        request->error = *err;
+    reply->status = api_error_body_status(err->code);
+    reply->text = malloc(ERROR_BODY_BYTES);
+    if (reply->text != NULL)
+        reply->text_bytes = api_error_body_write(err, reply->text, ERROR_BODY_BYTES);
+    if (reply->status == MHD_HTTP_TOO_MANY_REQUESTS ||
+        reply->status == MHD_HTTP_SERVICE_UNAVAILABLE)
+        reply->retry_after_s = RETRY_AFTER_S;
+    if (reply->status == MHD_HTTP_METHOD_NOT_ALLOWED)
+        reply->allow = request->match.allow;
+    reply->accept_encoding = reply->status == MHD_HTTP_UNSUPPORTED_MEDIA_TYPE;
+}
+
+void server_reply_reset(struct server_request *request)
+{
+    free(request->reply.text);
+    if (request->reply.has_infer)
+        api_reply_reset(request->service->engine, &request->reply.infer);
+    memset(&request->reply, 0, sizeof request->reply);
+}
+
+static void give_back(void *argument)
+{
+    struct parcel *parcel = argument;
+    api_reply_reset(parcel->engine, &parcel->infer);
+    free(parcel);
+}
+
+/* libmicrohttpd sends the headers of an iovec by themselves, which wakes the client twice; one
+ * buffer goes out together with them. */
+static struct MHD_Response *response_of_small(struct api_reply *infer)
+{
+    char *bytes = malloc(infer->bytes + 1);
+    size_t used = 0;
+    if (bytes == NULL)
+        return NULL;
+    for (int i = 0; i < infer->parts_count; i++) {
+        memcpy(bytes + used, infer->parts[i].iov_base, infer->parts[i].iov_len);
+        used += infer->parts[i].iov_len;
+    }
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(used, bytes, MHD_RESPMEM_MUST_FREE);
+    if (response == NULL)
+        free(bytes);
+    return response;
+}
+
+/* Nothing is copied: the buffers are given back when libmicrohttpd is done with them. */
+static struct MHD_Response *response_of_large(struct engine *engine, const struct api_reply *infer)
+{
+    struct parcel *parcel = malloc(sizeof *parcel);
+    struct MHD_IoVec parts[API_REPLY_PARTS];
+    struct MHD_Response *response;
+    if (parcel == NULL)
+        return NULL;
+    *parcel = (struct parcel){engine, *infer};
+    for (int i = 0; i < infer->parts_count; i++)
+        parts[i] = (struct MHD_IoVec){infer->parts[i].iov_base, infer->parts[i].iov_len};
+    if (infer->parts_count == 1)
+        response = MHD_create_response_from_buffer_with_free_callback_cls(
+            parts[0].iov_len, infer->parts[0].iov_base, give_back, parcel);
+    else
+        response =
+            MHD_create_response_from_iovec(parts, (unsigned)infer->parts_count, give_back, parcel);
+    if (response == NULL)
+        free(parcel);
+    return response;
+}
+
+static struct MHD_Response *response_of_infer(struct server_request *request)
+{
+    struct api_reply *infer = &request->reply.infer;
+    request->sent_bytes = infer->bytes;
+    if (infer->bytes <= SMALL_BYTES)
+        return response_of_small(infer);
+    struct MHD_Response *response = response_of_large(request->service->engine, infer);
+    if (response != NULL)
+        request->reply.has_infer = false; /* its buffers are the response's now */
+    return response;
+}
+
+static struct MHD_Response *response_of_text(struct server_request *request)
+{
+    struct server_reply *reply = &request->reply;
+    request->sent_bytes = reply->text_bytes;
+    if (reply->text == NULL) {
+        const char *text = reply->static_text != NULL ? reply->static_text : "";
+        return MHD_create_response_from_buffer(reply->text_bytes, (void *)(uintptr_t)text,
+                                               MHD_RESPMEM_PERSISTENT);
+    }
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(reply->text_bytes, reply->text, MHD_RESPMEM_MUST_FREE);
+    if (response != NULL)
+        reply->text = NULL;
+    return response;
+}
+
+static void add_number(struct MHD_Response *response, const char *name, long long value)
+{
+    char text[24];
+    snprintf(text, sizeof text, "%lld", value);
+    MHD_add_response_header(response, name, text);
+}
+
+static void add_type(struct MHD_Response *response, const struct server_reply *reply, bool is_infer)
+{
+    const char *type = reply->content_type;
+    if (is_infer) {
+        type = reply->infer.content_type;
+        if (reply->infer.content_encoding != NULL)
+            MHD_add_response_header(response, "Content-Encoding", reply->infer.content_encoding);
+        if (reply->infer.header_content_length >= 0)
+            add_number(response, "Inference-Header-Content-Length",
+                       reply->infer.header_content_length);
+    }
+    MHD_add_response_header(response, "Content-Type", type != NULL ? type : "application/json");
+}
+
+static void add_headers(struct MHD_Response *response, const struct server_request *request)
+{
+    const struct server_reply *reply = &request->reply;
+    char text[128];
+    MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    MHD_add_response_header(response, "X-Request-Id", request->id);
+    if (reply->allow != NULL)
+        MHD_add_response_header(response, "Allow", reply->allow);
+    if (reply->accept_encoding)
+        MHD_add_response_header(response, "Accept-Encoding", "gzip, deflate");
+    if (reply->retry_after_s > 0)
+        add_number(response, "Retry-After", reply->retry_after_s);
+    if (reply->close || server_shutdown_draining(request->service->shutdown))
+        MHD_add_response_header(response, "Connection", "close");
+    if (reply->has_timing) {
+        snprintf(text, sizeof text, "queue;dur=%.3f, compute;dur=%.3f, encode;dur=%.3f",
+                 (double)reply->queue_ns / 1e6, (double)reply->compute_ns / 1e6,
+                 (double)reply->encode_ns / 1e6);
+        MHD_add_response_header(response, "Server-Timing", text);
+    }
+}
+
+bool server_reply_queue(struct server_request *request)
+{
+    struct server_reply *reply = &request->reply;
+    bool is_infer = reply->has_infer;
+    struct MHD_Response *response =
+        is_infer ? response_of_infer(request) : response_of_text(request);
+    if (response == NULL)
+        return false;
+    if (is_infer || request->sent_bytes > 0)
+        add_type(response, reply, is_infer);
+    add_headers(response, request);
+    enum MHD_Result queued = MHD_queue_response(request->mhd, (unsigned)reply->status, response);
+    MHD_destroy_response(response);
+    return queued == MHD_YES;
+}

@@ -1,0 +1,166 @@
+/* server_options_test.c - a flag wins over its variable; what does not fit is named. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "server/log.h"
+#include "server/options.h"
+
+static struct engine_error failure;
+
+static enum engine_code read_options(struct server_options *ret, const char *const *words)
+{
+    char *argv[16] = {(char *)(uintptr_t) "attnd"};
+    int argc = 1;
+    for (; words[argc - 1] != NULL; argc++)
+        argv[argc] = (char *)(uintptr_t)words[argc - 1];
+    engine_error_clear(&failure);
+    return server_options_read(argc, argv, ret, &failure);
+}
+
+#define READ(ret, ...) read_options(ret, (const char *const[]){__VA_ARGS__, NULL})
+
+static void defaults_listen_on_the_loopback_only(void **state)
+{
+    struct server_options options;
+    (void)state;
+    assert_int_equal(READ(&options, "--models", "d"), ENGINE_OK);
+    assert_int_equal(options.listen.count, 1);
+    assert_string_equal(options.listen.values[0], "127.0.0.1:8080");
+    assert_false(options.allow_control);
+    assert_int_equal(options.precision, ENGINE_PRECISION_F32);
+    assert_int_equal(options.log_level, SERVER_LOG_INFO);
+}
+
+static void a_unix_socket_alone_opens_no_port(void **state)
+{
+    struct server_options options;
+    (void)state;
+    assert_int_equal(READ(&options, "--unix", "/tmp/s"), ENGINE_OK);
+    assert_int_equal(options.listen.count, 0);
+}
+
+static void values_are_read_in_both_spellings(void **state)
+{
+    struct server_options options;
+    (void)state;
+    assert_int_equal(READ(&options, "--max-body=2M", "--threads", "3", "--allow-control",
+                          "--models=a", "--models", "b", "--precision", "bf16"),
+                     ENGINE_OK);
+    assert_int_equal(options.max_body_bytes, 2 << 20);
+    assert_int_equal(options.threads, 3);
+    assert_true(options.allow_control);
+    assert_int_equal(options.models.count, 2);
+    assert_int_equal(options.precision, ENGINE_PRECISION_BF16);
+}
+
+static void a_flag_wins_over_its_variable(void **state)
+{
+    struct server_options options;
+    (void)state;
+    setenv("ATTND_MAX_QUEUE", "7", 1);
+    setenv("ATTND_MODELS", "x,y", 1);
+    setenv("ATTND_PORT", "tcp://10.0.0.1:80", 1); /* Kubernetes makes such names */
+    assert_int_equal(READ(&options, "--max-queue", "9"), ENGINE_OK);
+    assert_int_equal(options.max_queue, 9);
+    assert_int_equal(options.models.count, 2);
+    assert_string_equal(options.models.values[1], "y");
+    server_options_reset(&options);
+    assert_int_equal(READ(&options, "--models", "z"), ENGINE_OK);
+    assert_int_equal(options.max_queue, 7);
+    assert_int_equal(options.models.count, 1);
+    unsetenv("ATTND_MAX_QUEUE");
+    unsetenv("ATTND_MODELS");
+    unsetenv("ATTND_PORT");
+}
+
+static void a_bad_value_is_named(void **state)
+{
+    static const char *const cases[][2] = {
+        {"--max-body", "ten"},
+        {"--max-body", "-1"},
+        {"--max-body", "0"},
+        {"--max-body", "10X"},
+        {"--threads", "1.5"},
+        {"--threads", "99999"},
+        {"--max-body", "9999999T"},
+        {"--deadline-ms", ""},
+        {"--precision", "f64"},
+        {"--log-format", "xml"},
+        {"--log-level", "loud"},
+        {"--allow-control=maybe", ""},
+        {"--max-body", "99999999999999999999999"},
+    };
+    struct server_options options;
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *words[] = {cases[i][0], strchr(cases[i][0], '=') ? NULL : cases[i][1], NULL};
+        if (read_options(&options, words) != ENGINE_INVALID_ARGUMENT)
+            fail_msg("accepted: %s %s", cases[i][0], cases[i][1]);
+        assert_non_null(strstr(failure.message, "--"));
+    }
+}
+
+static void a_bad_variable_is_named(void **state)
+{
+    struct server_options options;
+    (void)state;
+    setenv("ATTND_THREADS", "many", 1);
+    assert_int_equal(READ(&options, "--models", "d"), ENGINE_INVALID_ARGUMENT);
+    assert_non_null(strstr(failure.message, "ATTND_THREADS"));
+    unsetenv("ATTND_THREADS");
+}
+
+static void unknown_options_are_refused(void **state)
+{
+    struct server_options options;
+    (void)state;
+    assert_int_equal(READ(&options, "--modelz", "d"), ENGINE_INVALID_ARGUMENT);
+    assert_int_equal(READ(&options, "--modelz=d"), ENGINE_INVALID_ARGUMENT);
+    assert_int_equal(READ(&options, "models"), ENGINE_INVALID_ARGUMENT);
+    assert_int_equal(READ(&options, "--models"), ENGINE_INVALID_ARGUMENT);
+    assert_int_equal(READ(&options, "--version=1"), ENGINE_INVALID_ARGUMENT);
+}
+
+static void what_this_build_lacks_is_never_silently_accepted(void **state)
+{
+    struct server_options options;
+    (void)state;
+    assert_int_equal(READ(&options, "--tls-cert", "f"), ENGINE_UNSUPPORTED);
+    assert_non_null(strstr(failure.message, "--tls-cert"));
+    setenv("ATTND_API_KEY_FILE", "f", 1);
+    assert_int_equal(READ(&options, "--models", "d"), ENGINE_UNSUPPORTED);
+    unsetenv("ATTND_API_KEY_FILE");
+}
+
+static void actions_are_recognised(void **state)
+{
+    struct server_options options;
+    (void)state;
+    assert_int_equal(READ(&options, "--probe", "http://a"), ENGINE_OK);
+    assert_int_equal(options.action, SERVER_OPTIONS_PROBE);
+    assert_string_equal(options.probe_url, "http://a");
+    assert_int_equal(READ(&options, "--check", "--models", "d"), ENGINE_OK);
+    assert_int_equal(options.action, SERVER_OPTIONS_CHECK);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults_listen_on_the_loopback_only),
+        cmocka_unit_test(a_unix_socket_alone_opens_no_port),
+        cmocka_unit_test(values_are_read_in_both_spellings),
+        cmocka_unit_test(a_flag_wins_over_its_variable),
+        cmocka_unit_test(a_bad_value_is_named),
+        cmocka_unit_test(a_bad_variable_is_named),
+        cmocka_unit_test(unknown_options_are_refused),
+        cmocka_unit_test(what_this_build_lacks_is_never_silently_accepted),
+        cmocka_unit_test(actions_are_recognised),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,236 @@
+/* server_repository_test.c - models by directory: versions, replacement, what does not open.
+ * Runs in the repository's root: the models are links to golden cases. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "server/repository.h"
+
+static struct engine *engine;
+static struct server_log *quiet;
+static char root[64], golden[4096];
+
+static void make_path(char path[4096], const char *name)
+{
+    snprintf(path, 4096, "%s/%s", root, name);
+}
+
+static void make_directory(const char *name)
+{
+    char path[4096];
+    make_path(path, name);
+    assert_int_equal(mkdir(path, 0700), 0);
+}
+
+static void make_model(const char *name)
+{
+    char path[4096];
+    make_path(path, name);
+    assert_int_equal(symlink(golden, path), 0);
+}
+
+static void make_broken(const char *name)
+{
+    char path[4096];
+    make_directory(name);
+    snprintf(path, sizeof path, "%s/%s/layer.json", root, name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs("{}", file);
+    fclose(file);
+}
+
+static int open_engine(void **state)
+{
+    struct engine_options options = {.threads = 1};
+    struct engine_error err = {0};
+    (void)state;
+    if (realpath("tests/golden/axes_1_of_4d", golden) == NULL)
+        return -1;
+    return engine_open(&options, &engine, &err) == ENGINE_OK &&
+                   server_log_open(STDERR_FILENO, -1, false, &quiet, &err) == ENGINE_OK
+               ? 0
+               : -1;
+}
+
+static int close_engine(void **state)
+{
+    (void)state;
+    server_log_close(quiet);
+    engine_close(engine);
+    return 0;
+}
+
+static int make_root(void **state)
+{
+    (void)state;
+    snprintf(root, sizeof root, "/tmp/attnd_repository_XXXXXX");
+    return mkdtemp(root) != NULL ? 0 : -1;
+}
+
+static int remove_root(void **state)
+{
+    char command[128];
+    (void)state;
+    snprintf(command, sizeof command, "rm -r '%s'", root);
+    return system(command);
+}
+
+static struct server_repository *open_repository(void)
+{
+    struct server_options options = {.models = {{root}, 1}};
+    struct server_repository *repository = NULL;
+    struct engine_error err = {0};
+    if (server_repository_open(engine, quiet, &options, &repository, &err) != ENGINE_OK)
+        fail_msg("%s", err.message);
+    return repository;
+}
+
+static enum engine_code find(struct server_repository *repository, const char *name,
+                             const char *version, char found[20])
+{
+    struct engine_error err = {0};
+    struct server_model *model = NULL;
+    enum engine_code code = server_repository_find(repository, name, version, &model, &err);
+    if (code == ENGINE_OK)
+        strcpy(found, model->version);
+    server_model_release(model);
+    return code;
+}
+
+static void the_highest_version_is_the_default(void **state)
+{
+    char found[20];
+    (void)state;
+    make_directory("m");
+    make_model("m/2");
+    make_model("m/10");
+    make_model("m/9");
+    struct server_repository *repository = open_repository();
+    assert_int_equal(find(repository, "m", "", found), ENGINE_OK);
+    assert_string_equal(found, "10");
+    assert_int_equal(find(repository, "m", "2", found), ENGINE_OK);
+    assert_string_equal(found, "2");
+    assert_int_equal(find(repository, "m", "3", found), ENGINE_NOT_FOUND);
+    assert_int_equal(find(repository, "n", "", found), ENGINE_NOT_FOUND);
+    assert_true(server_repository_ready(repository));
+    server_repository_close(repository);
+}
+
+static void files_without_a_number_are_version_1(void **state)
+{
+    char found[20];
+    (void)state;
+    make_model("m");
+    make_directory("no_model");
+    struct server_repository *repository = open_repository();
+    assert_int_equal(find(repository, "m", "", found), ENGINE_OK);
+    assert_string_equal(found, "1");
+    assert_int_equal(find(repository, "no_model", "", found), ENGINE_NOT_FOUND);
+    server_repository_close(repository);
+}
+
+static void a_broken_model_is_known_not_served_and_not_ready(void **state)
+{
+    struct server_model_list list;
+    char found[20];
+    (void)state;
+    make_model("good");
+    make_broken("broken");
+    struct server_repository *repository = open_repository();
+    assert_int_equal(find(repository, "good", "", found), ENGINE_OK);
+    assert_int_equal(find(repository, "broken", "", found), ENGINE_UNAVAILABLE);
+    assert_false(server_repository_ready(repository));
+    server_repository_list(repository, NULL, &list);
+    assert_int_equal(list.count, 2);
+    assert_string_equal(list.views[0].name, "broken");
+    assert_int_equal(list.views[0].state, API_MODEL_UNAVAILABLE);
+    assert_true(list.views[0].reason[0] != '\0');
+    assert_int_equal(list.views[1].state, API_MODEL_READY);
+    server_repository_list_reset(&list);
+    server_repository_close(repository);
+}
+
+static void unloading_on_purpose_leaves_the_server_ready(void **state)
+{
+    struct api_load_request load = {0};
+    struct engine_error err = {0};
+    char found[20];
+    (void)state;
+    make_model("m");
+    struct server_repository *repository = open_repository();
+    assert_int_equal(server_repository_unload(repository, "m", &err), ENGINE_OK);
+    assert_int_equal(find(repository, "m", "", found), ENGINE_UNAVAILABLE);
+    assert_true(server_repository_ready(repository));
+    assert_int_equal(server_repository_load(repository, "m", &load, &err), ENGINE_OK);
+    assert_int_equal(find(repository, "m", "", found), ENGINE_OK);
+    assert_int_equal(server_repository_unload(repository, "n", &err), ENGINE_NOT_FOUND);
+    server_repository_close(repository);
+}
+
+static void a_failing_reload_leaves_the_old_version_serving(void **state)
+{
+    static char broken[] = "{";
+    struct api_load_request load = {.config = broken};
+    struct engine_error err = {0};
+    char found[20];
+    (void)state;
+    make_model("m");
+    struct server_repository *repository = open_repository();
+    assert_int_not_equal(server_repository_load(repository, "m", &load, &err), ENGINE_OK);
+    assert_int_equal(find(repository, "m", "", found), ENGINE_OK);
+    assert_true(server_repository_ready(repository));
+    server_repository_close(repository);
+}
+
+static void a_model_in_use_outlives_its_removal(void **state)
+{
+    struct engine_error err = {0};
+    struct server_model *model = NULL;
+    (void)state;
+    make_model("m");
+    struct server_repository *repository = open_repository();
+    assert_int_equal(server_repository_find(repository, "m", "", &model, &err), ENGINE_OK);
+    assert_int_equal(server_repository_unload(repository, "m", &err), ENGINE_OK);
+    assert_non_null(engine_model_config(model->model));
+    server_model_release(model);
+    server_repository_close(repository);
+}
+
+static void a_server_without_models_is_an_error(void **state)
+{
+    struct server_options options = {.models = {{root}, 1}};
+    struct server_repository *repository = NULL;
+    struct engine_error err = {0};
+    (void)state;
+    assert_int_equal(server_repository_open(engine, quiet, &options, &repository, &err),
+                     ENGINE_INVALID_ARGUMENT);
+    options.allow_control = true;
+    engine_error_clear(&err);
+    assert_int_equal(server_repository_open(engine, quiet, &options, &repository, &err), ENGINE_OK);
+    server_repository_close(repository);
+}
+
+#define WITH_ROOT(test) cmocka_unit_test_setup_teardown(test, make_root, remove_root)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        WITH_ROOT(the_highest_version_is_the_default),
+        WITH_ROOT(files_without_a_number_are_version_1),
+        WITH_ROOT(a_broken_model_is_known_not_served_and_not_ready),
+        WITH_ROOT(unloading_on_purpose_leaves_the_server_ready),
+        WITH_ROOT(a_failing_reload_leaves_the_old_version_serving),
+        WITH_ROOT(a_model_in_use_outlives_its_removal),
+        WITH_ROOT(a_server_without_models_is_an_error),
+    };
+    return cmocka_run_group_tests(tests, open_engine, close_engine);
+}
