@@ -80,7 +80,8 @@ void api_infer_request_destroy(struct api_infer_request *request);
 /* Bytes of memory the decoder holds now (buffers and scanner state), for admission and tests. */
 size_t api_decoder_memory(const struct api_decoder *decoder);
 
-enum { API_REPLY_PARTS = 8, API_REPLY_BUFFERS = 8 };
+/* Three outputs of four pieces of number text each, and the text between them. */
+enum { API_REPLY_PARTS = 32, API_REPLY_BUFFERS = 20 };
 
 /* An answer ready to be sent. Owns its buffers. */
 struct api_reply {

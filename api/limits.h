@@ -16,6 +16,7 @@ enum {
     API_MAX_NAME_BYTES = 128,         /* tensor and model names */
     API_MAX_ID_BYTES = 1024,          /* request ids are echoed */
     API_MAX_PARAMETERS = 64,          /* of a request, an input or an output */
+    API_MAX_VALUES = 4096,            /* arrays of numbers in one JSON body: rows times inputs */
     API_MAX_SELECTION = 65536,        /* indices of heads or query rows in one request */
     API_MAX_HEADER_BYTES = 64 * 1024, /* request line and headers: libmicrohttpd's pool */
     API_MAX_HEADERS = 128,

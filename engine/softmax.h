@@ -51,4 +51,14 @@ engine_softmax_function engine_softmax_portable;
 engine_softmax_function engine_softmax_avx2_rows;   /* only where the processor has AVX2 and FMA */
 engine_softmax_function engine_softmax_avx512_rows; /* only where it has AVX-512 F, BW, DQ, VL */
 
+/* Row i's positions as three runs: "low" keys read the first value, "middle" keys a contiguous
+ * slice, the rest the last value. */
+struct engine_softmax_runs {
+    int64_t low, middle;
+    const float *slice; /* of the first middle key */
+    float first, last;
+};
+void engine_softmax_split(const struct engine_softmax_rows *rows, int64_t row,
+                          struct engine_softmax_runs *ret);
+
 #endif

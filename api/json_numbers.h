@@ -1,0 +1,66 @@
+/* json_numbers.h - arrays of numbers as JSON: a scanner that takes them as they arrive, and a
+ * writer that uses idle workers.
+ *
+ * The scanner reads from after the first "[" to its "]" and may be interrupted at any byte, also
+ * inside a number. It does not recurse: levels are counted. Values go straight into a pooled
+ * buffer of the wanted type. Leaves are counted, and the lengths of all levels noted, so that the
+ * shape of a regular nesting is known at the end. It refuses strings, objects and null.
+ * Threads: one at a time for each scanner. */
+#ifndef API_JSON_NUMBERS_H
+#define API_JSON_NUMBERS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "api/limits.h"
+#include "api/number_text.h"
+#include "engine/engine.h"
+
+struct api_json_numbers {
+    struct engine *engine;
+    enum engine_dtype dtype; /* BOOL, integers, F32, F64: what values are stored as */
+    struct engine_buffer buffer;
+    size_t count, capacity;        /* elements */
+    size_t expected;               /* elements; SIZE_MAX: not known */
+    size_t limit;                  /* elements; more than a body can hold */
+    int depth;                     /* open "[" */
+    int rank;                      /* deepest level; leaves lie there if regular */
+    bool regular;                  /* all leaves at one depth, all lists of a level equally long */
+    int64_t lengths[API_MAX_RANK]; /* of each level's first list; -1: not closed yet */
+    int64_t open[API_MAX_RANK];    /* elements so far of the open list of each level */
+    enum { API_NUMBERS_FIRST, API_NUMBERS_VALUE, API_NUMBERS_AFTER } wants;
+    char token[API_NUMBER_TEXT_LONGEST + 1]; /* a number cut by the end of a piece */
+    size_t token_bytes;
+};
+
+/* Starts after the first "[". expected: elements promised by a shape (allocated now), or
+ * SIZE_MAX. Errors: OUT_OF_MEMORY, OVERLOADED, TOO_LARGE. */
+ENGINE_MUST_CHECK enum engine_code api_json_numbers_begin(struct api_json_numbers *numbers,
+                                                          struct engine *engine,
+                                                          enum engine_dtype dtype, size_t expected,
+                                                          size_t limit, struct engine_error *err);
+
+/* Takes bytes; *ret_used tells how many. *ret_done: the last "]" was among them. Errors:
+ * INVALID_ARGUMENT (what stands there is no number, or does not fit), and memory as above.
+ * "field" names the array in messages. */
+ENGINE_MUST_CHECK enum engine_code api_json_numbers_feed(struct api_json_numbers *numbers,
+                                                         const char *field, const char *bytes,
+                                                         size_t size, size_t *ret_used,
+                                                         bool *ret_done, struct engine_error *err);
+
+void api_json_numbers_reset(struct api_json_numbers *numbers); /* gives the buffer back */
+
+/* Text of count elements of a tensor as the elements of one list, "1,2,3", or nested to the shape
+ * ("[[1,2],[3,4]]") when nested is true: then for the whole tensor. The text lies in up to
+ * "pieces" buffers, in order; lengths says how much of each. Errors: OUT_OF_MEMORY, OVERLOADED. */
+struct api_json_text {
+    struct engine_buffer buffers[4];
+    size_t lengths[4];
+    int count;
+};
+ENGINE_MUST_CHECK enum engine_code
+api_json_numbers_write(struct engine *engine, const struct engine_tensor *tensor, bool nested,
+                       bool whole_point, struct api_json_text *ret, struct engine_error *err);
+
+#endif
