@@ -45,8 +45,10 @@ def write_model(path):
 
 
 def request(x, binary):
-    head = {"inputs": [{"name": "query", "shape": list(SHAPE), "datatype": "FP32"}],
-            "outputs": [{"name": "attention_output", "parameters": {"binary_data": binary}}]}
+    head = {
+        "inputs": [{"name": "query", "shape": list(SHAPE), "datatype": "FP32"}],
+        "outputs": [{"name": "attention_output", "parameters": {"binary_data": binary}}],
+    }
     if binary:
         head["inputs"][0]["parameters"] = {"binary_data_size": x.nbytes}
         text, tail = json.dumps(head).encode(), x.tobytes()
@@ -55,8 +57,10 @@ def request(x, binary):
         numbers = ",".join("%.9g" % v for v in x.ravel())
         text, tail = json.dumps(head).replace('"@"', f"[{numbers}]").encode(), b""
     extra = f"Inference-Header-Content-Length: {len(text)}\r\n" if binary else ""
-    start = (f"POST /v2/models/thin/infer HTTP/1.1\r\nHost: localhost\r\n{extra}"
-             f"Content-Length: {len(text) + len(tail)}\r\n\r\n").encode()
+    start = (
+        f"POST /v2/models/thin/infer HTTP/1.1\r\nHost: localhost\r\n{extra}"
+        f"Content-Length: {len(text) + len(tail)}\r\n\r\n"
+    ).encode()
     return start + text + tail, text
 
 
@@ -79,14 +83,14 @@ class Connection:
                 raise RuntimeError("the daemon closed the connection")
             have += count
             if not end:
-                head, found, _ = bytes(self.room[:min(have, 16384)]).partition(b"\r\n\r\n")
+                head, found, _ = bytes(self.room[: min(have, 16384)]).partition(b"\r\n\r\n")
                 if found:
                     length = re.search(rb"content-length: *(\d+)", head, re.I)
                     end = len(head) + 4 + int(length.group(1))
         ms = (time.perf_counter() - begin) * 1e3
         if not head.startswith(b"HTTP/1.1 200 "):
-            raise RuntimeError(bytes(self.room[:min(have, 500)]).decode("latin-1"))
-        return ms, self.room[len(head) + 4:end], head
+            raise RuntimeError(bytes(self.room[: min(have, 500)]).decode("latin-1"))
+        return ms, self.room[len(head) + 4 : end], head
 
     def turn(self, raw, ms):
         self.call(raw)
@@ -129,13 +133,15 @@ def measure(args, port, out):
 def judge(times):
     def faster(a, b):
         return statistics.median(x / y for x, y in zip(times[a], times[b]))
+
     print(f"  jansson parse + dump alone   {statistics.median(times['jansson']):8.2f} ms")
     print(f"  JSON there and back          {statistics.median(times['json']):8.2f} ms")
     print(f"  binary there and back        {statistics.median(times['binary']):8.2f} ms")
     missed = 0
-    for what, value, bar in (("JSON, times faster than jansson alone", faster("jansson", "json"), JSON_BAR),
-                             ("binary, times faster than jansson's JSON",
-                              faster("jansson", "binary"), BINARY_BAR)):
+    for what, value, bar in (
+        ("JSON, times faster than jansson alone", faster("jansson", "json"), JSON_BAR),
+        ("binary, times faster than jansson's JSON", faster("jansson", "binary"), BINARY_BAR),
+    ):
         missed += value < bar
         print(f"  {what:42} {value:6.1f}  bar {bar:g}  {'pass' if value >= bar else 'FAIL'}")
     print(f"  {'binary, times faster than our own JSON':42} {faster('json', 'binary'):6.1f}")
@@ -155,7 +161,9 @@ def main():
     print(f"machine: {machine()}; {args.rounds} rounds of {args.turn_ms:g} ms")
     daemon = subprocess.Popen(
         [args.attnd, "--listen", "127.0.0.1:0", "--models", out / "models"],
-        stderr=subprocess.PIPE, text=True)
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         lines = []
         for line in daemon.stderr:

@@ -32,19 +32,28 @@ from workload import HEAD_DIM, HEADS, WIDTH
 
 
 class Torch:
-    variants = ("f32+s/mha", "f32+s/compile", "f32+s/eager", "f32/sdpa",
-                "bf16+s/compile", "bf16+s/eager", "bf16/sdpa")
+    variants = (
+        "f32+s/mha",
+        "f32+s/compile",
+        "f32+s/eager",
+        "f32/sdpa",
+        "bf16+s/compile",
+        "bf16+s/eager",
+        "bf16/sdpa",
+    )
 
     def __init__(self, threads):
         import torch
+
         self.torch = torch
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         torch._dynamo.config.recompile_limit = 64
         w = workload.weights()
         names = ("query", "key", "value_new")
-        self.qkv = torch.tensor(np.concatenate(
-            [w[n + "/kernel"].reshape(WIDTH, WIDTH).T for n in names]))
+        self.qkv = torch.tensor(
+            np.concatenate([w[n + "/kernel"].reshape(WIDTH, WIDTH).T for n in names])
+        )
         self.qkv_bias = torch.tensor(np.concatenate([w[n + "/bias"].ravel() for n in names]))
         self.out = torch.tensor(w["attention_output_new/kernel"].reshape(WIDTH, WIDTH).T.copy())
         self.out_bias = torch.tensor(w["attention_output_new/bias"])
@@ -56,19 +65,25 @@ class Torch:
         layer.in_proj_bias.copy_(self.qkv_bias)
         layer.out_proj.weight.copy_(self.out)
         layer.out_proj.bias.copy_(self.out_bias)
-        return lambda x, mask: layer(x, x, x, key_padding_mask=mask[:, 0, 0], need_weights=True,
-                                     average_attn_weights=False)
+        return lambda x, mask: layer(
+            x, x, x, key_padding_mask=mask[:, 0, 0], need_weights=True, average_attn_weights=False
+        )
 
     def _own(self, dtype, scores):
         torch, linear = self.torch, self.torch.nn.functional.linear
         qkv, qkv_bias, out, out_bias = (
-            t.to(dtype) for t in (self.qkv, self.qkv_bias, self.out, self.out_bias))
+            t.to(dtype) for t in (self.qkv, self.qkv_bias, self.out, self.out_bias)
+        )
 
         def layer(x, mask):
             batch, length, _ = x.shape
             x = x.to(dtype)
-            q, k, v = linear(x, qkv, qkv_bias).view(batch, length, 3, HEADS, HEAD_DIM).permute(
-                2, 0, 3, 1, 4).unbind(0)
+            q, k, v = (
+                linear(x, qkv, qkv_bias)
+                .view(batch, length, 3, HEADS, HEAD_DIM)
+                .permute(2, 0, 3, 1, 4)
+                .unbind(0)
+            )
             if scores:
                 p = torch.softmax(q @ k.transpose(-1, -2) * HEAD_DIM**-0.5 + mask, -1)
                 a = p @ v
@@ -77,6 +92,7 @@ class Torch:
                 a = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             a = a.transpose(1, 2).reshape(batch, length, WIDTH)
             return linear(a, out, out_bias).float(), p
+
         return layer
 
     @functools.cache
@@ -98,6 +114,7 @@ class Torch:
         def call():
             with self.torch.inference_mode():
                 return form(x, mask)
+
         return call
 
     @staticmethod
@@ -114,6 +131,7 @@ class TensorFlow:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
         import tensorflow as tf
         import tf_keras
+
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         self.tf, self.keras = tf, tf_keras
@@ -125,7 +143,9 @@ class TensorFlow:
         utils = types.ModuleType("official.modeling.tf_utils")
         utils.clone_initializer = lambda i: (
             i.__class__.from_config(i.get_config())
-            if isinstance(i, self.keras.initializers.Initializer) else i)
+            if isinstance(i, self.keras.initializers.Initializer)
+            else i
+        )
         modeling = types.ModuleType("official.modeling")
         modeling.tf_utils = utils
         sys.modules.update({"official.modeling": modeling, "official.modeling.tf_utils": utils})
@@ -140,15 +160,30 @@ class TensorFlow:
         policy = "mixed_bfloat16" if precision == "bf16" else "float32"
         self.keras.mixed_precision.set_global_policy(policy)
         layer = self.module.ReuseMultiHeadAttention(
-            num_heads=HEADS, key_dim=HEAD_DIM, reuse_attention=reused,
-            use_relative_pe=True, pe_max_seq_length=workload.POSITIONS)
+            num_heads=HEADS,
+            key_dim=HEAD_DIM,
+            reuse_attention=reused,
+            use_relative_pe=True,
+            pe_max_seq_length=workload.POSITIONS,
+        )
         x = self.tf.zeros((1, 2, WIDTH))
         layer(x, x, reuse_attention_scores=self.tf.zeros((1, HEADS, 2, 2)))
         weights = workload.weights_reusing(reused)
-        order = ("relative_position_embeddings", "query/kernel", "query/bias", "key/kernel",
-                 "key/bias", "value_reuse/kernel", "value_reuse/bias", "value_new/kernel",
-                 "value_new/bias", "attention_output_reuse/kernel", "attention_output_reuse/bias",
-                 "attention_output_new/kernel", "attention_output_new/bias")
+        order = (
+            "relative_position_embeddings",
+            "query/kernel",
+            "query/bias",
+            "key/kernel",
+            "key/bias",
+            "value_reuse/kernel",
+            "value_reuse/bias",
+            "value_new/kernel",
+            "value_new/bias",
+            "attention_output_reuse/kernel",
+            "attention_output_reuse/bias",
+            "attention_output_new/kernel",
+            "attention_output_new/bias",
+        )
         layer.set_weights([weights[name] for name in order if name in weights])
         return layer
 
@@ -164,9 +199,16 @@ class TensorFlow:
         # Tensors are arguments, not constants: a constant would be folded into the graph.
         @tf.function(autograph=False)
         def run(x, mask, given):
-            output, scores = layer(x, x, attention_mask=mask, return_attention_scores=True,
-                                   reuse_attention_scores=given, training=False)
+            output, scores = layer(
+                x,
+                x,
+                attention_mask=mask,
+                return_attention_scores=True,
+                reuse_attention_scores=given,
+                training=False,
+            )
             return tf.cast(output, tf.float32), scores
+
         function = run.get_concrete_function(x, mask, given)
         arguments = [t for t in (x, mask, given) if t is not None]
         return lambda: function(*arguments)
@@ -182,42 +224,62 @@ class Ort:
     def __init__(self, threads):
         import onnx
         import onnxruntime
+
         self.onnx, self.ort, self.threads = onnx, onnxruntime, threads
 
     def _nodes(self, form, scores):
         node = self.onnx.helper.make_node
         nodes = []
         for name in "qkv":
-            nodes += [node("MatMul", ["x", "w" + name], [name + "0"]),
-                      node("Add", [name + "0", "b" + name], [name])]
+            nodes += [
+                node("MatMul", ["x", "w" + name], [name + "0"]),
+                node("Add", [name + "0", "b" + name], [name]),
+            ]
         if form == "attention":
             outs = ["a", "", "", "scores"] if scores else ["a"]
-            nodes.append(node("Attention", ["q", "k", "v", "mask"], outs, q_num_heads=HEADS,
-                              kv_num_heads=HEADS, **({"qk_matmul_output_mode": 3} if scores else {})))
+            nodes.append(
+                node(
+                    "Attention",
+                    ["q", "k", "v", "mask"],
+                    outs,
+                    q_num_heads=HEADS,
+                    kv_num_heads=HEADS,
+                    **({"qk_matmul_output_mode": 3} if scores else {}),
+                )
+            )
         elif form.startswith("mha"):
             ins = ["q", "k", "v"] + ([] if form == "mha-nomask" else ["", "", "mask"])
-            nodes.append(node("MultiHeadAttention", ins, ["a"], domain="com.microsoft",
-                              num_heads=HEADS))
+            nodes.append(
+                node("MultiHeadAttention", ins, ["a"], domain="com.microsoft", num_heads=HEADS)
+            )
         else:
             for name, perm in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
-                nodes += [node("Reshape", [name, "split"], [name + "1"]),
-                          node("Transpose", [name + "1"], [name + "2"], perm=perm)]
-            nodes += [node("MatMul", ["q2", "k2"], ["l0"]), node("Mul", ["l0", "scale"], ["l1"]),
-                      node("Add", ["l1", "mask"], ["l2"]), node("Softmax", ["l2"], ["scores"]),
-                      node("MatMul", ["scores", "v2"], ["a0"]),
-                      node("Transpose", ["a0"], ["a1"], perm=[0, 2, 1, 3]),
-                      node("Reshape", ["a1", "join"], ["a"])]
+                nodes += [
+                    node("Reshape", [name, "split"], [name + "1"]),
+                    node("Transpose", [name + "1"], [name + "2"], perm=perm),
+                ]
+            nodes += [
+                node("MatMul", ["q2", "k2"], ["l0"]),
+                node("Mul", ["l0", "scale"], ["l1"]),
+                node("Add", ["l1", "mask"], ["l2"]),
+                node("Softmax", ["l2"], ["scores"]),
+                node("MatMul", ["scores", "v2"], ["a0"]),
+                node("Transpose", ["a0"], ["a1"], perm=[0, 2, 1, 3]),
+                node("Reshape", ["a1", "join"], ["a"]),
+            ]
         return nodes + [node("MatMul", ["a", "wo"], ["o"]), node("Add", ["o", "bo"], ["output"])]
 
     def _model(self, batch, length, form, scores):
         helper, floats = self.onnx.helper, self.onnx.TensorProto.FLOAT
         tensor = self.onnx.numpy_helper.from_array
         w = workload.weights()
-        constants = {"scale": np.float32(HEAD_DIM**-0.5),
-                     "split": np.array([batch, length, HEADS, HEAD_DIM]),
-                     "join": np.array([batch, length, WIDTH]),
-                     "wo": w["attention_output_new/kernel"].reshape(WIDTH, WIDTH),
-                     "bo": w["attention_output_new/bias"]}
+        constants = {
+            "scale": np.float32(HEAD_DIM**-0.5),
+            "split": np.array([batch, length, HEADS, HEAD_DIM]),
+            "join": np.array([batch, length, WIDTH]),
+            "wo": w["attention_output_new/kernel"].reshape(WIDTH, WIDTH),
+            "bo": w["attention_output_new/bias"],
+        }
         for letter, name in zip("qkv", ("query", "key", "value_new")):
             constants["w" + letter] = w[name + "/kernel"].reshape(WIDTH, WIDTH)
             constants["b" + letter] = w[name + "/bias"].ravel()
@@ -230,8 +292,13 @@ class Ort:
         outs = [info("output", floats, [batch, length, WIDTH])]
         if scores:
             outs.append(info("scores", floats, [batch, HEADS, length, length]))
-        graph = helper.make_graph(self._nodes(form, scores), "layer", ins, outs,
-                                  [tensor(np.asarray(v), n) for n, v in constants.items()])
+        graph = helper.make_graph(
+            self._nodes(form, scores),
+            "layer",
+            ins,
+            outs,
+            [tensor(np.asarray(v), n) for n, v in constants.items()],
+        )
         opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10), rows
 
@@ -242,11 +309,14 @@ class Ort:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        session = self.ort.InferenceSession(model.SerializeToString(), options,
-                                            providers=["CPUExecutionProvider"])
+        session = self.ort.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         mask = workload.additive_mask(batch, length).repeat(rows, axis=2)
-        feed = {"x": self.ort.OrtValue.ortvalue_from_numpy(x),
-                "mask": self.ort.OrtValue.ortvalue_from_numpy(mask)}
+        feed = {
+            "x": self.ort.OrtValue.ortvalue_from_numpy(x),
+            "mask": self.ort.OrtValue.ortvalue_from_numpy(mask),
+        }
         names = [o.name for o in session.get_outputs()]
         if form == "mha-nomask":
             del feed["mask"]
@@ -254,6 +324,7 @@ class Ort:
         def call():
             result = session.run_with_ort_values(names, feed)
             return result[0], result[1] if len(result) > 1 else None
+
         return call
 
     @staticmethod
@@ -266,6 +337,7 @@ class OpenVino:
 
     def __init__(self, threads):
         import openvino
+
         self.ov, self.threads = openvino, threads
         self.core = openvino.Core()
 
@@ -276,25 +348,38 @@ class OpenVino:
         mask = ops.parameter([batch, 1, rows, length], np.float32, name="mask")
 
         def heads(name):
-            y = ops.add(ops.matmul(x, ops.constant(w[name + "/kernel"].reshape(WIDTH, WIDTH)),
-                                   False, False), ops.constant(w[name + "/bias"].reshape(1, 1, WIDTH)))
+            y = ops.add(
+                ops.matmul(
+                    x, ops.constant(w[name + "/kernel"].reshape(WIDTH, WIDTH)), False, False
+                ),
+                ops.constant(w[name + "/bias"].reshape(1, 1, WIDTH)),
+            )
             y = ops.reshape(y, np.array([batch, length, HEADS, HEAD_DIM]), False)
             return ops.transpose(y, np.array([0, 2, 1, 3]))
+
         q, k, v = heads("query"), heads("key"), heads("value_new")
         results = []
         if form == "sdpa":
             a = ops.scaled_dot_product_attention(q, k, v, mask)
         else:
-            logits = ops.multiply(ops.matmul(q, k, False, True),
-                                  ops.constant(np.float32(HEAD_DIM**-0.5)))
+            logits = ops.multiply(
+                ops.matmul(q, k, False, True), ops.constant(np.float32(HEAD_DIM**-0.5))
+            )
             p = ops.softmax(ops.add(logits, mask), -1)
             a = ops.matmul(p, v, False, False)
             results = [ops.result(p)] if scores else []
-        a = ops.reshape(ops.transpose(a, np.array([0, 2, 1, 3])),
-                        np.array([batch, length, WIDTH]), False)
-        y = ops.add(ops.matmul(a, ops.constant(
-            w["attention_output_new/kernel"].reshape(WIDTH, WIDTH)), False, False),
-            ops.constant(w["attention_output_new/bias"].reshape(1, 1, WIDTH)))
+        a = ops.reshape(
+            ops.transpose(a, np.array([0, 2, 1, 3])), np.array([batch, length, WIDTH]), False
+        )
+        y = ops.add(
+            ops.matmul(
+                a,
+                ops.constant(w["attention_output_new/kernel"].reshape(WIDTH, WIDTH)),
+                False,
+                False,
+            ),
+            ops.constant(w["attention_output_new/bias"].reshape(1, 1, WIDTH)),
+        )
         return ov.Model([ops.result(y)] + results, [x, mask], "layer")
 
     def prepare(self, batch, length, x, variant):
@@ -302,9 +387,16 @@ class OpenVino:
         # its bfloat16 SDPA answers NaN for a key-only mask at B=1: give it the dense one
         rows = length if variant.startswith("bf16/sdpa") else 1
         model = self._model(batch, length, form, "+s" in head, rows)
-        compiled = self.core.compile_model(model, "CPU", {
-            "INFERENCE_PRECISION_HINT": head.split("+")[0], "INFERENCE_NUM_THREADS": self.threads,
-            "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"})
+        compiled = self.core.compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": head.split("+")[0],
+                "INFERENCE_NUM_THREADS": self.threads,
+                "NUM_STREAMS": 1,
+                "PERFORMANCE_HINT": "LATENCY",
+            },
+        )
         mask = workload.additive_mask(batch, length).repeat(rows, axis=2)
         request = compiled.create_infer_request()
         request.set_input_tensor(0, self.ov.Tensor(x, shared_memory=True))
@@ -314,8 +406,12 @@ class OpenVino:
 
         def call():
             request.infer()
-            return (request.get_output_tensor(0),
-                    request.get_output_tensor(1) if outputs > 1 else None, kept)[:2]
+            return (
+                request.get_output_tensor(0),
+                request.get_output_tensor(1) if outputs > 1 else None,
+                kept,
+            )[:2]
+
         return call
 
     @staticmethod

@@ -36,19 +36,49 @@ OURS = ("f32+s", "f32", "x3+s", "x3", "b16+s", "b16", "f32+s.r6", "f32.r12", "b1
 # (what, ours, against, bars for CASES, bar for LONG or None). "against": a label, a set of peers
 # by precision and scores ("f32+s": the best of them), or ":" and a variant of our own.
 BARS = (
-    ("float32 with scores / best peer with scores", "f32+s", "best f32+s",
-     (0.90, 0.85, 0.88, 0.76, 0.68), None),
-    ("float32 with scores / torch MultiheadAttention", "f32+s", "torch f32+s/mha",
-     (0.50, 0.65, 0.68, 0.42, 0.42), None),
-    ("float32 with scores / TensorFlow's layer", "f32+s", "tf f32+s/layer",
-     (0.45, 0.60, 0.66, 0.42, 0.42), None),
+    (
+        "float32 with scores / best peer with scores",
+        "f32+s",
+        "best f32+s",
+        (0.90, 0.85, 0.88, 0.76, 0.68),
+        None,
+    ),
+    (
+        "float32 with scores / torch MultiheadAttention",
+        "f32+s",
+        "torch f32+s/mha",
+        (0.50, 0.65, 0.68, 0.42, 0.42),
+        None,
+    ),
+    (
+        "float32 with scores / TensorFlow's layer",
+        "f32+s",
+        "tf f32+s/layer",
+        (0.45, 0.60, 0.66, 0.42, 0.42),
+        None,
+    ),
     ("float32 / best peer without scores", "f32", "best f32", (0.92, 0.90, 0.90, 0.92, 0.95), 0.95),
-    ("bfloat16 with scores / best peer with scores", "b16+s", "best bf16+s",
-     (0.78, 0.68, 0.80, 0.52, 0.30), None),
-    ("bfloat16 / best peer without scores", "b16", "best bf16",
-     (0.82, 0.78, 0.82, 0.72, 0.84), None),
-    ("x3 with scores / own float32 with scores", "x3+s", ":f32+s",
-     (0.75, 0.46, 0.54, 0.50, 0.56), None),
+    (
+        "bfloat16 with scores / best peer with scores",
+        "b16+s",
+        "best bf16+s",
+        (0.78, 0.68, 0.80, 0.52, 0.30),
+        None,
+    ),
+    (
+        "bfloat16 / best peer without scores",
+        "b16",
+        "best bf16",
+        (0.82, 0.78, 0.82, 0.72, 0.84),
+        None,
+    ),
+    (
+        "x3 with scores / own float32 with scores",
+        "x3+s",
+        ":f32+s",
+        (0.75, 0.46, 0.54, 0.50, 0.56),
+        None,
+    ),
     ("scores / no scores, float32", "f32+s", ":f32", (1.03,) * 5, None),
     ("scores / no scores, bfloat16", "b16+s", ":b16", (1.08,) * 5, None),
     ("6 heads reused / none, float32 with scores", "f32+s.r6", ":f32+s", (0.76,) * 5, None),
@@ -66,8 +96,15 @@ class Engine:
 
     def __init__(self, name, command, log):
         self.name = name
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=log, text=True, bufsize=1, cwd=HERE)
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            bufsize=1,
+            cwd=HERE,
+        )
         self.stopped = False
 
     def ask(self, line):
@@ -101,7 +138,7 @@ def precision_of(variant):
 
 
 def kind_of(label):
-    """"torch f32+s/mha" -> "f32+s": the set of peers it is compared in. None: in no set."""
+    """ "torch f32+s/mha" -> "f32+s": the set of peers it is compared in. None: in no set."""
     variant = label.split(" ")[1]
     head, _, form = variant.partition("/")
     return None if ".r" in head or form == "mha-nomask" else head
@@ -116,8 +153,11 @@ def start_engines(args, threads, log):
             if threads > 1:
                 engines.append((Engine("attnd-1-thread", command + ["1"], log), ("f32+s",)))
         else:
-            engine = Engine(name, [sys.executable, os.path.join(HERE, "peer_engines.py"), name,
-                                   str(threads)], log)
+            engine = Engine(
+                name,
+                [sys.executable, os.path.join(HERE, "peer_engines.py"), name, str(threads)],
+                log,
+            )
             engines.append((engine, tuple(engine.ask("variants"))))
     return engines
 
@@ -126,12 +166,15 @@ def errors_against(engine, prefix, expected, scores_wanted):
     output, scores = expected
     if engine.name.startswith("attnd"):
         got = np.fromfile(prefix + ".output", "<f4").reshape(output.shape)
-        got_scores = (np.fromfile(prefix + ".scores", "<f4").reshape(scores.shape)
-                      if scores_wanted else None)
+        got_scores = (
+            np.fromfile(prefix + ".scores", "<f4").reshape(scores.shape) if scores_wanted else None
+        )
     else:
         got = np.load(prefix + ".output.npy").reshape(output.shape)
-        got_scores = np.load(prefix + ".scores.npy").reshape(scores.shape) if scores_wanted else None
-    rms = np.sqrt(np.mean((got - output)**2) / np.mean(output**2))
+        got_scores = (
+            np.load(prefix + ".scores.npy").reshape(scores.shape) if scores_wanted else None
+        )
+    rms = np.sqrt(np.mean((got - output) ** 2) / np.mean(output**2))
     worst = float(np.abs(got_scores - scores).max()) if scores_wanted else 0.0
     return float(rms), worst
 
@@ -139,7 +182,9 @@ def errors_against(engine, prefix, expected, scores_wanted):
 def check(engines, args, threads):
     """Each variant once at 2x16 and 1x128 against float64. Returns the number of wrong answers."""
     rows, wrong = workload.inputs(), 0
-    print(f"\nerrors against float64, {threads} thread(s): output rms relative, scores max absolute")
+    print(
+        f"\nerrors against float64, {threads} thread(s): output rms relative, scores max absolute"
+    )
     for case in ("2x16", "1x128"):
         batch, length = split_case(case)
         known = {}
@@ -147,7 +192,11 @@ def check(engines, args, threads):
             for variant in variants:
                 head, _, form = variant.partition("/")
                 reused = int(head.split(".r")[1]) if ".r" in head else 0
-                key = (reused, engine.name in ("attnd", "attnd-1-thread", "tf"), form != "mha-nomask")
+                key = (
+                    reused,
+                    engine.name in ("attnd", "attnd-1-thread", "tf"),
+                    form != "mha-nomask",
+                )
                 if key not in known:
                     known[key] = workload.reference(workload.query(rows, batch, length), *key)
                 prefix = os.path.join(args.out, "check")
@@ -161,8 +210,10 @@ def check(engines, args, threads):
                 limit = LIMITS[precision_of(variant)]
                 bad = not (rms <= limit[0] and worst <= limit[1])
                 wrong += bad
-                print(f"  {case:6} {engine.name + ' ' + variant:28} {rms:9.2e} {worst:9.2e}"
-                      f"{'   WRONG' if bad else ''}")
+                print(
+                    f"  {case:6} {engine.name + ' ' + variant:28} {rms:9.2e} {worst:9.2e}"
+                    f"{'   WRONG' if bad else ''}"
+                )
     return wrong
 
 
@@ -201,8 +252,8 @@ def opponent(times, against):
     if not against.startswith("best "):
         return against if against in times else None
     kind = against[5:]
-    peers = [l for l in times if not l.startswith("attnd") and kind_of(l) == kind]
-    return min(peers, key=lambda l: statistics.median(times[l]), default=None)
+    peers = [label for label in times if not label.startswith("attnd") and kind_of(label) == kind]
+    return min(peers, key=lambda label: statistics.median(times[label]), default=None)
 
 
 def judge(results, threads):
@@ -225,22 +276,26 @@ def judge(results, threads):
             value = ratio(times, "attnd " + ours, theirs)
             good = value <= limits[case]
             missed += not good
-            print(f"    {case:7} {value:5.2f}  bar {limits[case]:4.2f}  "
-                  f"{'pass' if good else 'FAIL'}  ({theirs})")
+            print(
+                f"    {case:7} {value:5.2f}  bar {limits[case]:4.2f}  "
+                f"{'pass' if good else 'FAIL'}  ({theirs})"
+            )
     if threads == 2:
         print("  two threads / one, float32 with scores")
         for case, times in results.items():
             if "attnd-1-thread f32+s" in times:
                 value = ratio(times, "attnd f32+s", "attnd-1-thread f32+s")
                 missed += value > THREADS_BAR
-                print(f"    {case:7} {value:5.2f}  bar {THREADS_BAR:4.2f}  "
-                      f"{'pass' if value <= THREADS_BAR else 'FAIL'}")
+                print(
+                    f"    {case:7} {value:5.2f}  bar {THREADS_BAR:4.2f}  "
+                    f"{'pass' if value <= THREADS_BAR else 'FAIL'}"
+                )
     return missed
 
 
 def table(results, threads):
     base = "attnd f32+s"
-    labels = list(dict.fromkeys(l for times in results.values() for l in times))
+    labels = list(dict.fromkeys(label for times in results.values() for label in times))
     print(f"\n{threads} thread(s): median ms (ratio to {base} of the same round)")
     print(" " * 26 + "".join(f"{case:>17}" for case in results))
     for label in labels:
@@ -256,7 +311,9 @@ def table(results, threads):
 
 def machine():
     with open("/proc/cpuinfo") as file:
-        model = next((l.split(":", 1)[1].strip() for l in file if l.startswith("model name")), "?")
+        model = next(
+            (line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "?"
+        )
     return f"{model}, {len(os.sched_getaffinity(0))} CPUs"
 
 
@@ -273,8 +330,9 @@ def run(args, threads, log, rows):
             engine.close()
     for case, times in results.items():
         for label, values in times.items():
-            rows += [(threads, case, *label.split(" "), number, ms)
-                     for number, ms in enumerate(values)]
+            rows += [
+                (threads, case, *label.split(" "), number, ms) for number, ms in enumerate(values)
+            ]
     table(results, threads)
     return wrong + judge(results, threads), results
 
@@ -298,9 +356,13 @@ def main():
         for threads in map(int, args.threads.split(",")):
             missed, results = run(args, threads, log, rows)
             failed += missed
-            panels += [(f"{case}, {threads} thread(s)", {
-                label: statistics.median(values) for label, values in times.items()})
-                for case, times in results.items()]
+            panels += [
+                (
+                    f"{case}, {threads} thread(s)",
+                    {label: statistics.median(values) for label, values in times.items()},
+                )
+                for case, times in results.items()
+            ]
     with open(os.path.join(args.out, "peers.csv"), "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("threads", "case", "engine", "variant", "round", "ms"))

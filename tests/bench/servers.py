@@ -69,14 +69,22 @@ def body_of(server, case, x):
     wanted = ["attention_output"] + (["attention_scores"] if scores else [])
     if server in OIP:
         binary = form == "bin"
-        head = {"inputs": [{"name": "query", "shape": list(x.shape), "datatype": "FP32"}],
-                "outputs": [{"name": n, "parameters": {"binary_data": binary}} for n in wanted]}
+        head = {
+            "inputs": [{"name": "query", "shape": list(x.shape), "datatype": "FP32"}],
+            "outputs": [{"name": n, "parameters": {"binary_data": binary}} for n in wanted],
+        }
         path = "/v2/models/bench/infer"
         if binary:
             head["inputs"][0]["parameters"] = {"binary_data_size": x.nbytes}
             text = json.dumps(head, separators=(",", ":")).encode()
-            return path, text + x.tobytes(), {"Inference-Header-Content-Length": str(len(text)),
-                                              "Content-Type": "application/octet-stream"}
+            return (
+                path,
+                text + x.tobytes(),
+                {
+                    "Inference-Header-Content-Length": str(len(text)),
+                    "Content-Type": "application/octet-stream",
+                },
+            )
         head["inputs"][0]["data"] = "@"
         text = json.dumps(head, separators=(",", ":")).replace('"@"', number_list(x))
         return path, text.encode(), {"Content-Type": "application/json"}
@@ -110,8 +118,10 @@ def answer_of(server, case, headers, body):
         tensors = {"attention_output": values[:cut], "attention_scores": values[cut:]}
     else:
         tensors = {n: np.array(v, np.float32) for n, v in json.loads(body).items()}
-    return (tensors["attention_output"].reshape(out_shape),
-            tensors["attention_scores"].reshape(scores_shape) if scores else None)
+    return (
+        tensors["attention_output"].reshape(out_shape),
+        tensors["attention_scores"].reshape(scores_shape) if scores else None,
+    )
 
 
 # ---- servers -------------------------------------------------------------------------------
@@ -138,8 +148,13 @@ class Server:
         begin = time.monotonic()
         command, environment, self.port = getattr(self, "_" + self.name)()
         self.process = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=self.log, stderr=self.log,
-            start_new_session=True, cwd=self.out)
+            command,
+            env={**os.environ, **environment},
+            stdout=self.log,
+            stderr=self.log,
+            start_new_session=True,
+            cwd=self.out,
+        )
         while time.monotonic() < begin + 90:
             if self.process.poll() is not None:
                 break
@@ -168,8 +183,19 @@ class Server:
 
     def _attnd(self):
         workload.write_model(self.out / "models" / "bench")
-        return ([os.path.abspath(self.args.attnd), "--listen", "127.0.0.1:0", "--threads", "2",
-                 "--models", self.out / "models"], {}, None)
+        return (
+            [
+                os.path.abspath(self.args.attnd),
+                "--listen",
+                "127.0.0.1:0",
+                "--threads",
+                "2",
+                "--models",
+                self.out / "models",
+            ],
+            {},
+            None,
+        )
 
     def _fastapi(self):
         port = free_port()
@@ -177,8 +203,11 @@ class Server:
 
     def _mosec(self):
         port = free_port()
-        return [sys.executable, PEERS / "mosec_server.py", "--port", str(port),
-                "--timeout", "60000"], {}, port
+        return (
+            [sys.executable, PEERS / "mosec_server.py", "--port", str(port), "--timeout", "60000"],
+            {},
+            port,
+        )
 
     def _triton(self):
         """tritonserver out of the pytriton wheel, with its own python backend."""
@@ -194,22 +223,50 @@ class Server:
             link.unlink(missing_ok=True)
             link.symlink_to(source)
         (model / "1" / "model.py").write_text((PEERS / "triton_model.py").read_text())
-        tensor = "[{{ name: \"{}\" data_type: TYPE_FP32 dims: {} }}]"
-        (model / "config.pbtxt").write_text("\n".join((
-            'name: "bench"', 'backend: "python"', "max_batch_size: 0",
-            "input " + tensor.format("query", [-1, -1, workload.WIDTH]),
-            "output [{ name: \"attention_output\" data_type: TYPE_FP32 dims: [-1, -1, 768] },",
-            "{ name: \"attention_scores\" data_type: TYPE_FP32 dims: [-1, -1, -1, -1] }]",
-            "instance_group [{ count: 1 kind: KIND_CPU }]", "")))
+        tensor = '[{{ name: "{}" data_type: TYPE_FP32 dims: {} }}]'
+        (model / "config.pbtxt").write_text(
+            "\n".join(
+                (
+                    'name: "bench"',
+                    'backend: "python"',
+                    "max_batch_size: 0",
+                    "input " + tensor.format("query", [-1, -1, workload.WIDTH]),
+        """tritonserver of the pytriton wheel, with its own python backend."""
+                    '{ name: "attention_scores" data_type: TYPE_FP32 dims: [-1, -1, -1, -1] }]',
+                    "instance_group [{ count: 1 kind: KIND_CPU }]",
+                    "",
+                )
+            )
+        )
         libraries = [str(site / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR") or ""]
         # Its embedded interpreter ignores PYTHONPATH and finds its packages by PATH's python3.
-        environment = {"LD_LIBRARY_PATH": ":".join(libraries), "PEER_SERVERS": str(PEERS),
-                       "PATH": os.path.dirname(sys.executable) + ":" + os.environ["PATH"]}
+        environment = {
+            "LD_LIBRARY_PATH": ":".join(libraries),
+            "PEER_SERVERS": str(PEERS),
+            "PATH": os.path.dirname(sys.executable) + ":" + os.environ["PATH"],
+        }
         port = free_port()
-        return [wheel / "bin" / "tritonserver", "--model-repository", self.out / "triton" / "models",
-                "--backend-directory", backend.parent, "--http-port", str(port),
-                "--http-address", "127.0.0.1", "--allow-grpc", "false", "--allow-metrics", "false",
-                "--log-error", "true"], environment, port
+        return (
+            [
+                wheel / "bin" / "tritonserver",
+                "--model-repository",
+                self.out / "triton" / "models",
+                "--backend-directory",
+                backend.parent,
+                "--http-port",
+                str(port),
+                "--http-address",
+                "127.0.0.1",
+                "--allow-grpc",
+                "false",
+                "--allow-metrics",
+                "false",
+                "--log-error",
+                "true",
+            ],
+            environment,
+            port,
+        )
 
     def cpu_seconds(self):
         total = 0
@@ -219,8 +276,10 @@ class Server:
         return total / TICKS
 
     def page_faults(self):
-        return sum(int(pathlib.Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split()[7])
-                   for p in tree(self.process.pid))
+        return sum(
+            int(pathlib.Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split()[7])
+            for p in tree(self.process.pid)
+        )
 
     def memory_mb(self):
         """Proportional set size of the tree."""
@@ -256,7 +315,8 @@ def install_mb(server, args):
     if server == "triton":
         site = pathlib.Path(sysconfig.get_path("platlib"))
         return directory_mb(site / "pytriton" / "tritonserver") + directory_mb(
-            site / "nvidia_pytriton.libs")
+            site / "nvidia_pytriton.libs"
+        )
     text = subprocess.run(["ldd", args.attnd], capture_output=True, text=True, check=True).stdout
     files = {os.path.realpath(p) for p in re.findall(r"=> (/\S+)", text)}
     files.add(os.path.realpath(args.attnd))
@@ -270,9 +330,23 @@ def wrk(server, request, connections, seconds):
     path, body_file, headers = request
     flat = [word for pair in headers.items() for word in pair]
     return subprocess.Popen(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "60s", "-s",
-         HERE / "post.lua", f"http://127.0.0.1:{server.port}{path}", "--", body_file, *flat],
-        stdout=subprocess.PIPE, text=True)
+        [
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{seconds}s",
+            "--timeout",
+            "60s",
+            "-s",
+            HERE / "post.lua",
+            f"http://127.0.0.1:{server.port}{path}",
+            "--",
+            body_file,
+            *flat,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wrk_result(process):
@@ -326,8 +400,9 @@ class Bench:
         log = open(self.out / "engines.log", "w")
         self.engines = [Engine("bare torch", [sys.executable, PEERS / "torch_layer.py", "2"], log)]
         if os.path.exists(self.args.engine):
-            self.engines.append(Engine("engine", [os.path.abspath(self.args.engine), weights, "2"],
-                                       log))
+            self.engines.append(
+                Engine("engine", [os.path.abspath(self.args.engine), weights, "2"], log)
+            )
 
     def _request(self, name, case):
         x = workload.query(self.rows, 1, split_case(case)[1])
@@ -343,21 +418,32 @@ class Bench:
             expected = workload.reference(x, positions=False, mask=False)
             path, file, headers = self.requests[server.name, case]
             answer = answer_of(server.name, case, *server.post(path, file.read_bytes(), headers))
-            worst = [float(np.abs(got - want).max()) for got, want in zip(answer, expected)
-                     if got is not None]
+            worst = [
+                float(np.abs(got - want).max())
+                for got, want in zip(answer, expected)
+                if got is not None
+            ]
             if len(worst) != 1 + scores or max(worst) > 1e-4:
                 raise RuntimeError(f"{server.name} answers {case} wrong: {worst}")
 
     def run(self):
         for case in self.cases:
             form, length, scores = split_case(case)
-            variant = ("f32+s" if scores else "f32")
+            variant = "f32+s" if scores else "f32"
             for _ in range(self.args.rounds):
                 for connections in (1, 8):
                     for server in self.servers:
-                        self._keep(case, connections, server.name, turn(
-                            server, self.requests[server.name, case], connections,
-                            self.args.seconds))
+                        self._keep(
+                            case,
+                            connections,
+                            server.name,
+                            turn(
+                                server,
+                                self.requests[server.name, case],
+                                connections,
+                                self.args.seconds,
+                            ),
+                        )
                 if form == "bin":
                     self._engine_turns(case, length, variant)
 
@@ -429,8 +515,10 @@ class Judge:
             return
         good = value <= limit if most else value >= limit
         self.missed += not good
-        print(f"  {what:62} {value:6.3f}  bar {'<=' if most else '>='} {limit:g}{unit}  "
-              f"{'pass' if good else 'FAIL'}")
+        print(
+            f"  {what:62} {value:6.3f}  bar {'<=' if most else '>='} {limit:g}{unit}  "
+            f"{'pass' if good else 'FAIL'}"
+        )
 
     def ratio(self, case, connections, key, theirs, ours="attnd"):
         a = self.samples.get((case, connections, ours), {}).get(key)
@@ -439,53 +527,92 @@ class Judge:
 
     def best(self, case, connections, key, names=("triton", "mosec", "fastapi"), most=False):
         """The name of the best peer of this case; a name nobody has where none was measured."""
-        known = [(statistics.median(self.samples[case, connections, n][key]), n) for n in names
-                 if (case, connections, n) in self.samples]
+        known = [
+            (statistics.median(self.samples[case, connections, n][key]), n)
+            for n in names
+            if (case, connections, n) in self.samples
+        ]
         return (max(known) if most else min(known))[1] if known else "?"
 
     def latency(self, cases):
-        for case, limit in (("bin 16", .45), ("bin 16s", .45), ("bin 128", .65), ("bin 128s", .60)):
+        for case, limit in (
+            ("bin 16", 0.45),
+            ("bin 16s", 0.45),
+            ("bin 128", 0.65),
+            ("bin 128s", 0.60),
+        ):
             if case in cases:
-                self.bar(f"{case}: p50 / Triton's, one client",
-                         self.ratio(case, 1, "p50_ms", "triton"), limit)
-                self.bar(f"{case}: p50 / bare torch call",
-                         self.ratio(case, 1, "p50_ms", "bare torch"), 0.9)
-        for case, limit in (("json 16", .55), ("json 16s", .55), ("json 128", .60),
-                            ("json 128s", .60)):
+                self.bar(
+                    f"{case}: p50 / Triton's, one client",
+                    self.ratio(case, 1, "p50_ms", "triton"),
+                    limit,
+                )
+                self.bar(
+                    f"{case}: p50 / bare torch call",
+                    self.ratio(case, 1, "p50_ms", "bare torch"),
+                    0.9,
+                )
+        for case, limit in (
+            ("json 16", 0.55),
+            ("json 16s", 0.55),
+            ("json 128", 0.60),
+            ("json 128s", 0.60),
+        ):
             if case in cases:
                 peer = self.best(case, 1, "p50_ms", ("mosec", "fastapi"))
-                self.bar(f"{case}: p50 / best peer's ({peer}), one client",
-                         self.ratio(case, 1, "p50_ms", peer), limit)
+                self.bar(
+                    f"{case}: p50 / best peer's ({peer}), one client",
+                    self.ratio(case, 1, "p50_ms", peer),
+                    limit,
+                )
 
     def throughput(self, cases):
         for case, limit in (("bin 16", 2.0), ("bin 128", 1.4), ("json 128", 1.8)):
             if case in cases:
                 peer = self.best(case, 8, "rps", most=True)
-                self.bar(f"{case}: requests/s / best peer's ({peer}), 8 clients",
-                         self.ratio(case, 8, "rps", peer), limit, most=False)
-        for case, limit in (("bin 16", .5), ("bin 128", .7)):
+                self.bar(
+                    f"{case}: requests/s / best peer's ({peer}), 8 clients",
+                    self.ratio(case, 8, "rps", peer),
+                    limit,
+                    most=False,
+                )
+        for case, limit in (("bin 16", 0.5), ("bin 128", 0.7)):
             if case in cases:
                 peer = self.best(case, 8, "cpu_ms")
-                self.bar(f"{case}: CPU a request / best peer's ({peer}), 8 clients",
-                         self.ratio(case, 8, "cpu_ms", peer), limit)
+                self.bar(
+                    f"{case}: CPU a request / best peer's ({peer}), 8 clients",
+                    self.ratio(case, 8, "cpu_ms", peer),
+                    limit,
+                )
 
     def overhead(self, cases):
-        for case, limit in (("bin 16", .10), ("bin 128s", .25)):
+        for case, limit in (("bin 16", 0.10), ("bin 128s", 0.25)):
             if case in cases:
                 ours = self.samples.get((case, 1, "attnd"), {}).get("p50_ms", [])
                 engine = self.samples.get((case, 1, "engine"), {}).get("p50_ms", [])
                 gaps = [a - b for a, b in zip(ours, engine)]
-                self.bar(f"{case}: own overhead, p50 - engine alone",
-                         statistics.median(gaps) if gaps else None, limit, unit=" ms")
+                self.bar(
+                    f"{case}: own overhead, p50 - engine alone",
+                    statistics.median(gaps) if gaps else None,
+                    limit,
+                    unit=" ms",
+                )
         for case in cases:
             if (case, 1, "attnd") in self.samples:
                 entry = self.samples[case, 1, "attnd"]
-                self.bar(f"{case}: p99 / p50, one client", statistics.median(
-                    a / b for a, b in zip(entry["p99_ms"], entry["p50_ms"])), 2.0)
+                self.bar(
+                    f"{case}: p99 / p50, one client",
+                    statistics.median(a / b for a, b in zip(entry["p99_ms"], entry["p50_ms"])),
+                    2.0,
+                )
         for case in cases:
             if case.startswith("bin"):
-                self.bar(f"{case}: requests/s / engine alone, 8 callers",
-                         self.ratio(case, 8, "rps", "engine"), 0.92, most=False)
+                self.bar(
+                    f"{case}: requests/s / engine alone, 8 callers",
+                    self.ratio(case, 8, "rps", "engine"),
+                    0.92,
+                    most=False,
+                )
 
 
 def footprint(judge, bench):
@@ -496,28 +623,41 @@ def footprint(judge, bench):
         after[name] = server.memory_mb()
         print(f"  {name:10}{server.start_seconds:9.3f}{bench.idle_mb[name]:9.1f}{after[name]:9.1f}")
     if {"attnd", "triton"} <= set(by_name):
-        judge.bar("start to first answer / Triton's",
-                  by_name["attnd"].start_seconds / by_name["triton"].start_seconds, 0.10)
+        judge.bar(
+            "start to first answer / Triton's",
+            by_name["attnd"].start_seconds / by_name["triton"].start_seconds,
+            0.10,
+        )
         judge.bar("memory idle / Triton's", bench.idle_mb["attnd"] / bench.idle_mb["triton"], 0.15)
         judge.bar("memory after load / Triton's", after["attnd"] / after["triton"], 0.20)
         ours, theirs = install_mb("attnd", bench.args), install_mb("triton", bench.args)
-        judge.bar(f"install ({ours:.0f} MB) / Triton's wheel ({theirs:.0f} MB)", ours / theirs, 0.30)
+        judge.bar(
+            f"install ({ours:.0f} MB) / Triton's wheel ({theirs:.0f} MB)", ours / theirs, 0.30
+        )
 
 
 def tables(bench):
     names = [s.name for s in bench.servers] + [e.name for e in bench.engines]
-    for title, connections, key in (("p50 ms, 1 client", 1, "p50_ms"), ("p99 ms, 1 client", 1, "p99_ms"),
-                                    ("requests/s, 8 clients", 8, "rps"),
-                                    ("p50 ms, 8 clients", 8, "p50_ms"),
-                                    ("p99 ms, 8 clients", 8, "p99_ms"),
-                                    ("server CPU ms a request, 8 clients", 8, "cpu_ms")):
+    for title, connections, key in (
+        ("p50 ms, 1 client", 1, "p50_ms"),
+        ("p99 ms, 1 client", 1, "p99_ms"),
+        ("requests/s, 8 clients", 8, "rps"),
+        ("p50 ms, 8 clients", 8, "p50_ms"),
+        ("p99 ms, 8 clients", 8, "p99_ms"),
+        ("server CPU ms a request, 8 clients", 8, "cpu_ms"),
+    ):
         print(f"\n  {title:34}" + "".join(f"{case:>10}" for case in bench.cases))
         for name in names:
-            values = [bench.samples.get((case, connections, name), {}).get(key)
-                      for case in bench.cases]
+            values = [
+                bench.samples.get((case, connections, name), {}).get(key) for case in bench.cases
+            ]
             if any(values):
-                print(f"  {name:34}" + "".join(
-                    f"{statistics.median(v):10.4g}" if v else f"{'-':>10}" for v in values))
+                print(
+                    f"  {name:34}"
+                    + "".join(
+                        f"{statistics.median(v):10.4g}" if v else f"{'-':>10}" for v in values
+                    )
+                )
 
 
 def write_files(bench):
@@ -526,13 +666,16 @@ def write_files(bench):
         writer.writerow(("case", "connections", "server", "measure", "round", "value"))
         for (case, connections, name), measures in bench.samples.items():
             for measure, values in measures.items():
-                writer.writerows((case, connections, name, measure, i, v)
-                                 for i, v in enumerate(values))
+                writer.writerows(
+                    (case, connections, name, measure, i, v) for i, v in enumerate(values)
+                )
     panels = []
     for case in bench.cases:
-        entries = {name: statistics.median(measures["p50_ms"])
-                   for (c, connections, name), measures in bench.samples.items()
-                   if c == case and connections == 1 and measures["p50_ms"]}
+        entries = {
+            name: statistics.median(measures["p50_ms"])
+            for (c, connections, name), measures in bench.samples.items()
+            if c == case and connections == 1 and measures["p50_ms"]
+        }
         panels.append((f"{case}, one client", entries))
     plot.bars(bench.out / "servers.svg", "p50 ms of one call", panels)
 
@@ -561,7 +704,9 @@ def main():
         judge.throughput(bench.cases)
         judge.overhead(bench.cases)
         if not args.no_mixed:
-            judge.bar("p99 of T=16, 8 clients, beside one of T=2048", bench.mixed(), 4.0, unit=" ms")
+            judge.bar(
+                "p99 of T=16, 8 clients, beside one of T=2048", bench.mixed(), 4.0, unit=" ms"
+            )
             faults, growth = bench.steady() or (None, None)
             judge.bar("page faults in 1,000 equal requests", faults, 0.0)
             judge.bar("growth of memory over them", growth, 0.1, unit=" MB")

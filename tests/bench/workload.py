@@ -14,7 +14,7 @@ import numpy as np
 WIDTH, HEADS, HEAD_DIM = 768, 12, 64
 POSITIONS = 2048  # pe_max_seq_length: reaches over the longest case
 REUSED = (0, 6, 12)
-MAX_ROWS = 2048   # B * T of the largest case
+MAX_ROWS = 2048  # B * T of the largest case
 
 
 def _glorot(rng, *shape):
@@ -32,7 +32,8 @@ def weights():
     w["attention_output_new/kernel"] = _glorot(rng, HEADS, HEAD_DIM, WIDTH)
     w["attention_output_new/bias"] = (0.02 * rng.standard_normal(WIDTH)).astype(np.float32)
     w["relative_position_embeddings"] = np.clip(
-        0.2 * rng.standard_normal((1, HEADS, 2 * POSITIONS - 1)), -0.4, 0.4).astype(np.float32)
+        0.2 * rng.standard_normal((1, HEADS, 2 * POSITIONS - 1)), -0.4, 0.4
+    ).astype(np.float32)
     return w
 
 
@@ -61,15 +62,28 @@ def weights_reusing(reused, positions=True):
 def layer_config(reused=0, positions=True):
     """What layer.get_config() writes for it (the entries that differ from the defaults)."""
     return {
-        "name": "bench", "trainable": True, "dtype": "float32", "num_heads": HEADS,
-        "key_dim": HEAD_DIM, "value_dim": HEAD_DIM, "dropout": 0.0, "use_bias": True,
-        "output_shape": None, "attention_axes": [1], "reuse_attention": reused,
-        "use_relative_pe": positions and reused < HEADS, "pe_max_seq_length": POSITIONS,
+        "name": "bench",
+        "trainable": True,
+        "dtype": "float32",
+        "num_heads": HEADS,
+        "key_dim": HEAD_DIM,
+        "value_dim": HEAD_DIM,
+        "dropout": 0.0,
+        "use_bias": True,
+        "output_shape": None,
+        "attention_axes": [1],
+        "reuse_attention": reused,
+        "use_relative_pe": positions and reused < HEADS,
+        "pe_max_seq_length": POSITIONS,
         "kernel_initializer": {"class_name": "GlorotUniform", "config": {"seed": None}},
         "bias_initializer": {"class_name": "Zeros", "config": {}},
-        "kernel_regularizer": None, "bias_regularizer": None, "activity_regularizer": None,
-        "kernel_constraint": None, "bias_constraint": None,
-        "query_shape": [None, None, WIDTH], "key_shape": [None, None, WIDTH],
+        "kernel_regularizer": None,
+        "bias_regularizer": None,
+        "activity_regularizer": None,
+        "kernel_constraint": None,
+        "bias_constraint": None,
+        "query_shape": [None, None, WIDTH],
+        "key_shape": [None, None, WIDTH],
         "value_shape": [None, None, WIDTH],
     }
 
@@ -80,7 +94,7 @@ def inputs():
 
 
 def query(rows, batch, length):
-    return np.ascontiguousarray(rows[:batch * length]).reshape(batch, length, WIDTH)
+    return np.ascontiguousarray(rows[: batch * length]).reshape(batch, length, WIDTH)
 
 
 def additive_mask(batch, length):
@@ -92,13 +106,17 @@ def additive_mask(batch, length):
 
 def reference(x, reused=0, positions=True, mask=True):
     """The layer in float64, one formula a line: (output [B,T,E], scores [B,N,T,S])."""
-    w = {name: value.astype(np.float64) for name, value in weights_reusing(reused, positions).items()}
+    w = {
+        name: value.astype(np.float64) for name, value in weights_reusing(reused, positions).items()
+    }
     x = x.astype(np.float64)
     batch, length, _ = x.shape
     out, scores = 0.0, []
     if reused < HEADS:
-        q, k, v = (np.einsum("btc,cnh->bnth", x, w[name + "/kernel"]) + w[name + "/bias"][:, None]
-                   for name in ("query", "key", "value_new"))
+        q, k, v = (
+            np.einsum("btc,cnh->bnth", x, w[name + "/kernel"]) + w[name + "/bias"][:, None]
+            for name in ("query", "key", "value_new")
+        )
         logits = q @ k.swapaxes(-1, -2) / HEAD_DIM**0.5
         if positions:
             distance = np.arange(length)[None, :] - np.arange(length)[:, None] + POSITIONS - 1

@@ -29,6 +29,7 @@ def start_daemon(*arguments):
 def _drain(process, lines):
     """A full pipe would stop the daemon: keep reading what it logs."""
     import threading
+
     thread = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
     thread.start()
     return thread

@@ -11,14 +11,26 @@ MANIFEST = json.loads((ROOT / "MANIFEST.json").read_text())["cases"]
 CASES = sorted(MANIFEST)
 OUTPUTS = ("attention_output", "attention_scores")
 
-_DTYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "BOOL": "?", "I8": "<i1", "I16": "<i2",
-           "I32": "<i4", "I64": "<i8", "U8": "<u1", "U16": "<u2", "U32": "<u4", "U64": "<u8"}
+_DTYPES = {
+    "F32": "<f4",
+    "F64": "<f8",
+    "F16": "<f2",
+    "BOOL": "?",
+    "I8": "<i1",
+    "I16": "<i2",
+    "I32": "<i4",
+    "I64": "<i8",
+    "U8": "<u1",
+    "U16": "<u2",
+    "U32": "<u4",
+    "U64": "<u8",
+}
 
 
 def _safetensors(path):
     data = path.read_bytes()
     (length,) = struct.unpack_from("<Q", data)
-    header = json.loads(data[8:8 + length])
+    header = json.loads(data[8 : 8 + length])
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():
@@ -42,5 +54,6 @@ class Case:
     def check(self, output, got):
         want = self.expected[output]
         assert tuple(got.shape) == want.shape
-        np.testing.assert_allclose(np.asarray(got, np.float32), want, **self.tolerance,
-                                   err_msg=f"{self.name} {output}")
+        np.testing.assert_allclose(
+            np.asarray(got, np.float32), want, **self.tolerance, err_msg=f"{self.name} {output}"
+        )

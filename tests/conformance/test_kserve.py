@@ -16,6 +16,7 @@ def run(protocol, work):
     async def main():
         async with InferenceRESTClient(RESTConfig(protocol=protocol, timeout=30)) as client:
             return await work(client)
+
     return asyncio.run(main())
 
 
@@ -25,14 +26,16 @@ def request(case, binary):
         tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
         tensor.set_data_from_numpy(array, binary_data=binary)
         inputs.append(tensor)
-    return InferRequest(case.name, inputs, request_id="r-7",
-                        parameters={"binary_data_output": binary})
+    return InferRequest(
+        case.name, inputs, request_id="r-7", parameters={"binary_data_output": binary}
+    )
 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_v2_infer(daemon, case, binary):
-    result = run("v2", lambda c: c.infer(f"http://{daemon}", request(case, binary),
-                                         model_name=case.name))
+    result = run(
+        "v2", lambda c: c.infer(f"http://{daemon}", request(case, binary), model_name=case.name)
+    )
     assert result.model_name == case.name and result.id == "r-7"
     for output in result.outputs:
         case.check(output.name, output.as_numpy())
@@ -54,16 +57,23 @@ def test_v1_probes(daemon, plain):
 
 
 def test_v1_predict(daemon, plain):
-    rows = [{name: array[i].tolist() for name, array in plain.inputs.items()}
-            for i in range(plain.inputs["query"].shape[0])]
-    answer = run("v1", lambda c: c.infer(f"http://{daemon}", {"instances": rows},
-                                         model_name=plain.name))
+    rows = [
+        {name: array[i].tolist() for name, array in plain.inputs.items()}
+        for i in range(plain.inputs["query"].shape[0])
+    ]
+    answer = run(
+        "v1", lambda c: c.infer(f"http://{daemon}", {"instances": rows}, model_name=plain.name)
+    )
     plain.check("attention_output", np.asarray(answer["predictions"], np.float32))
 
 
-@pytest.mark.parametrize("protocol,data", [
-    ("v1", {"instances": "junk"}),
-    ("v2", {"inputs": [{"name": "query", "shape": [1], "datatype": "FP32", "data": ["x"]}]})])
+@pytest.mark.parametrize(
+    "protocol,data",
+    [
+        ("v1", {"instances": "junk"}),
+        ("v2", {"inputs": [{"name": "query", "shape": [1], "datatype": "FP32", "data": ["x"]}]}),
+    ],
+)
 def test_errors_carry_their_text(daemon, plain, protocol, data):
     with pytest.raises(httpx.HTTPStatusError) as info:
         run(protocol, lambda c: c.infer(f"http://{daemon}", data, model_name=plain.name))

@@ -7,10 +7,25 @@ import sys
 
 def test_openapi_document_describes_the_daemon(daemon, tmp_path):
     done = subprocess.run(
-        [pathlib.Path(sys.prefix) / "bin" / "schemathesis", "run",
-         f"http://{daemon}/openapi.json", "--max-examples", "20", "--seed", "1",
-         "--phases", "examples,coverage,fuzzing", "--request-timeout", "20",
-         # Unknown headers and extra JSON keys are tolerated on purpose: see PROTOCOL.md.
-         "--exclude-checks", "negative_data_rejection,positive_data_acceptance"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=900)
+        [
+            pathlib.Path(sys.prefix) / "bin" / "schemathesis",
+            "run",
+            f"http://{daemon}/openapi.json",
+            "--max-examples",
+            "20",
+            "--seed",
+            "1",
+            "--phases",
+            "examples,coverage,fuzzing",
+            "--request-timeout",
+            "20",
+            # Unknown headers and extra JSON keys are tolerated on purpose: see PROTOCOL.md.
+            "--exclude-checks",
+            "negative_data_rejection,positive_data_acceptance",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -48,8 +48,10 @@ def row_wise(case):
 @pytest.mark.parametrize("name", [n for n in golden.CASES if row_wise(golden.Case(n))])
 def test_rows(session, name):
     case = golden.Case(name)
-    rows = [{n: a[i].tolist() for n, a in case.inputs.items()}
-            for i in range(case.inputs["query"].shape[0])]
+    rows = [
+        {n: a[i].tolist() for n, a in case.inputs.items()}
+        for i in range(case.inputs["query"].shape[0])
+    ]
     answer = predict(session, name, {"signature_name": "with_scores", "instances": rows})
     for output in golden.OUTPUTS:
         got = np.asarray([row[output] for row in answer["predictions"]], np.float32)
@@ -58,15 +60,17 @@ def test_rows(session, name):
 
 def test_gzip_request(session, plain):
     body = gzip.compress(json.dumps({"inputs": columns(plain)}).encode())
-    answer = session.post(f"{session.base}{plain.name}:predict", data=body,
-                          headers={"Content-Encoding": "gzip"})
+    answer = session.post(
+        f"{session.base}{plain.name}:predict", data=body, headers={"Content-Encoding": "gzip"}
+    )
     plain.check("attention_output", np.asarray(answer.json()["outputs"], np.float32))
 
 
 def test_version_in_the_path(session, plain):
     predict(session, plain.name + "/versions/1", {"inputs": columns(plain)})
-    answer = session.post(f"{session.base}{plain.name}/versions/99:predict",
-                          json={"inputs": columns(plain)})
+    answer = session.post(
+        f"{session.base}{plain.name}/versions/99:predict", json={"inputs": columns(plain)}
+    )
     assert answer.status_code == 404 and isinstance(answer.json()["error"], str)
 
 
@@ -87,12 +91,16 @@ def test_metadata(session, plain):
     assert default["inputs"]["query"]["dtype"] == "DT_FLOAT"
 
 
-@pytest.mark.parametrize("name,body,status", [
-    ("nobody", {"inputs": {}}, 404),
-    ("self_attention", {"signature_name": "spam", "inputs": {}}, 400),
-    ("self_attention", {}, 400),
-    ("self_attention", {"instances": []}, 400),
-    ("self_attention", {"inputs": {"query": [[1.0], [2.0, 3.0]]}}, 400)])
+@pytest.mark.parametrize(
+    "name,body,status",
+    [
+        ("nobody", {"inputs": {}}, 404),
+        ("self_attention", {"signature_name": "spam", "inputs": {}}, 400),
+        ("self_attention", {}, 400),
+        ("self_attention", {"instances": []}, 400),
+        ("self_attention", {"inputs": {"query": [[1.0], [2.0, 3.0]]}}, 400),
+    ],
+)
 def test_errors(session, name, body, status):
     answer = session.post(f"{session.base}{name}:predict", json=body)
     assert answer.status_code == status and isinstance(answer.json()["error"], str)

@@ -49,16 +49,32 @@ def test_json_both_ways(client, case):
 @pytest.mark.parametrize("binary", [True, False])
 def test_compressed_requests_and_answers(client, plain, algorithm, binary):
     outputs = [triton.InferRequestedOutput(n, binary_data=binary) for n in golden.OUTPUTS]
-    check(plain, client.infer(plain.name, tensors(plain, binary), outputs=outputs,
-                              request_compression_algorithm=algorithm,
-                              response_compression_algorithm=algorithm))
+    check(
+        plain,
+        client.infer(
+            plain.name,
+            tensors(plain, binary),
+            outputs=outputs,
+            request_compression_algorithm=algorithm,
+            response_compression_algorithm=algorithm,
+        ),
+    )
 
 
 def test_mixed_binary_and_json(client, plain):
-    outputs = [triton.InferRequestedOutput("attention_output", binary_data=True),
-               triton.InferRequestedOutput("attention_scores", binary_data=False)]
-    result = client.infer(plain.name, tensors(plain, names=["query"]), outputs=outputs,
-                          request_id="a-1", priority=1, timeout=5000000, parameters={"k": 1})
+    outputs = [
+        triton.InferRequestedOutput("attention_output", binary_data=True),
+        triton.InferRequestedOutput("attention_scores", binary_data=False),
+    ]
+    result = client.infer(
+        plain.name,
+        tensors(plain, names=["query"]),
+        outputs=outputs,
+        request_id="a-1",
+        priority=1,
+        timeout=5000000,
+        parameters={"k": 1},
+    )
     check(plain, result)
     assert result.get_response()["id"] == "a-1"
 
@@ -79,16 +95,26 @@ def test_async_infer(client, plain):
 def test_prepared_bodies(client, plain):
     body, json_size = triton.InferenceServerClient.generate_request_body(tensors(plain))
     assert json_size is not None and json_size < len(body)
-    answer = client._post(f"v2/models/{plain.name}/infer", body,
-                          {"Inference-Header-Content-Length": json_size}, None)
+    answer = client._post(
+        f"v2/models/{plain.name}/infer", body, {"Inference-Header-Content-Length": json_size}, None
+    )
     size = answer.get("inference-header-content-length")
-    check(plain, triton.InferenceServerClient.parse_response_body(
-        answer.read(), header_length=size and int(size)))
+    check(
+        plain,
+        triton.InferenceServerClient.parse_response_body(
+            answer.read(), header_length=size and int(size)
+        ),
+    )
 
 
-@pytest.mark.parametrize("dtype,convert", [
-    ("FP16", lambda a: a.astype(np.float16)), ("FP64", lambda a: a.astype(np.float64)),
-    ("BF16", lambda a: a.astype(ml_dtypes.bfloat16))])
+@pytest.mark.parametrize(
+    "dtype,convert",
+    [
+        ("FP16", lambda a: a.astype(np.float16)),
+        ("FP64", lambda a: a.astype(np.float64)),
+        ("BF16", lambda a: a.astype(ml_dtypes.bfloat16)),
+    ],
+)
 def test_other_float_types(client, plain, dtype, convert):
     inputs = []
     for name, array in plain.inputs.items():
@@ -164,9 +190,11 @@ def test_unload_and_load(client):
 def test_load_with_an_uploaded_model(client):
     case = golden.Case("one_head")
     weights = (golden.ROOT / case.name / "weights.safetensors").read_bytes()
-    client.load_model("uploaded", config=json.dumps({"class_name": "ReuseMultiHeadAttention",
-                                                     "config": case.config}),
-                      files={"file:1/weights.safetensors": weights})
+    client.load_model(
+        "uploaded",
+        config=json.dumps({"class_name": "ReuseMultiHeadAttention", "config": case.config}),
+        files={"file:1/weights.safetensors": weights},
+    )
     try:
         check(case, client.infer("uploaded", tensors(case)))
     finally:
@@ -196,6 +224,7 @@ def test_log_settings(client):
 
 def refused(status, *words):
     """The client understood the error: a status, and a text that names what is wrong."""
+
     class Refused:
         def __enter__(self):
             self.context = pytest.raises(InferenceServerException)
@@ -208,6 +237,7 @@ def refused(status, *words):
             for word in words:
                 assert word in str(error)
             return caught
+
     return Refused()
 
 
@@ -218,8 +248,9 @@ def test_errors_name_the_fault(client, plain):
     with refused(404, "99"):
         client.infer(plain.name, tensors(plain), model_version="99")
     with refused(400, "attention_spam"):
-        client.infer(plain.name, tensors(plain),
-                     outputs=[triton.InferRequestedOutput("attention_spam")])
+        client.infer(
+            plain.name, tensors(plain), outputs=[triton.InferRequestedOutput("attention_spam")]
+        )
     wide = triton.InferInput("query", [1, 2, query.shape[-1] + 1], "FP32")
     wide.set_data_from_numpy(np.zeros((1, 2, query.shape[-1] + 1), np.float32))
     with refused(400, "query"):
@@ -231,8 +262,11 @@ def test_errors_name_the_fault(client, plain):
 
 
 def test_unserved_extensions_are_refused_readably(client):
-    for call in (client.get_trace_settings, client.get_system_shared_memory_status,
-                 client.get_cuda_shared_memory_status):
+    for call in (
+        client.get_trace_settings,
+        client.get_system_shared_memory_status,
+        client.get_cuda_shared_memory_status,
+    ):
         with pytest.raises(InferenceServerException) as info:
             call()
         assert info.value.status() in ("400", "404", "501") and str(info.value)

@@ -16,6 +16,7 @@ def run(daemon, work):
     async def main():
         async with aio.InferenceServerClient(daemon) as client:
             return await work(client)
+
     return asyncio.run(main())
 
 
@@ -32,9 +33,18 @@ def test_infer(daemon, case, binary):
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
 def test_compression(daemon, plain, algorithm):
-    check(plain, run(daemon, lambda c: c.infer(
-        plain.name, tensors(plain), request_compression_algorithm=algorithm,
-        response_compression_algorithm=algorithm)))
+    check(
+        plain,
+        run(
+            daemon,
+            lambda c: c.infer(
+                plain.name,
+                tensors(plain),
+                request_compression_algorithm=algorithm,
+                response_compression_algorithm=algorithm,
+            ),
+        ),
+    )
 
 
 def test_many_at_once(daemon):
@@ -42,6 +52,7 @@ def test_many_at_once(daemon):
 
     async def work(client):
         return await asyncio.gather(*(client.infer(c.name, tensors(c)) for c in cases))
+
     for case, result in zip(cases, run(daemon, work)):
         check(case, result)
 
@@ -56,6 +67,7 @@ def test_health_metadata_and_statistics(daemon, plain):
         assert (await client.get_inference_statistics(plain.name))["model_stats"]
         index = await client.get_model_repository_index()
         assert set(golden.CASES) <= {entry["name"] for entry in index}
+
     run(daemon, work)
 
 
@@ -67,12 +79,17 @@ def test_load_and_unload(daemon):
         assert not await client.is_model_ready(case.name)
         await client.load_model(case.name)
         return await client.infer(case.name, tensors(case))
+
     check(case, run(daemon, work))
 
 
 def test_errors_are_readable(daemon, plain):
     for name, status in (("nobody", "404"), (plain.name, "400")):
         with pytest.raises(InferenceServerException) as info:
-            run(daemon, lambda c, n=name: c.infer(n, tensors(plain), outputs=[
-                triton.InferRequestedOutput("attention_spam")]))
+            run(
+                daemon,
+                lambda c, n=name: c.infer(
+                    n, tensors(plain), outputs=[triton.InferRequestedOutput("attention_spam")]
+                ),
+            )
         assert info.value.status() == status and str(info.value)

@@ -31,16 +31,25 @@ async def json(request: fastapi.Request):
         body = orjson.loads(await request.body())
         x = np.array(body["query"], np.float32)
     except (ValueError, KeyError) as error:
-        return fastapi.Response(orjson.dumps({"error": str(error)}), 400,
-                                media_type="application/json")
+        return fastapi.Response(
+            orjson.dumps({"error": str(error)}), 400, media_type="application/json"
+        )
     output, p = layer(x, body.get("scores"))
     answer = {"attention_output": output.numpy()}
     if p is not None:
         answer["attention_scores"] = p.numpy()
-    return fastapi.Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY),
-                            media_type="application/json")
+    return fastapi.Response(
+        orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json"
+    )
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error",
-                loop="uvloop", http="httptools", access_log=False)
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        log_level="error",
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+    )

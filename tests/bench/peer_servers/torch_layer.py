@@ -25,19 +25,24 @@ class Layer:
         torch.set_num_threads(threads)
         w = workload.weights()
         names = ("query", "key", "value_new")
-        self.qkv = torch.tensor(np.concatenate(
-            [w[n + "/kernel"].reshape(WIDTH, WIDTH).T for n in names]))
+        self.qkv = torch.tensor(
+            np.concatenate([w[n + "/kernel"].reshape(WIDTH, WIDTH).T for n in names])
+        )
         self.qkv_bias = torch.tensor(np.concatenate([w[n + "/bias"].ravel() for n in names]))
         self.out = torch.tensor(w["attention_output_new/kernel"].reshape(WIDTH, WIDTH).T.copy())
         self.out_bias = torch.tensor(w["attention_output_new/bias"])
 
     @torch.inference_mode()
     def __call__(self, x, scores):
-        """x: numpy or torch [B,T,C]. Returns the output, and the scores or None, as torch tensors."""
+        """x: numpy or torch [B,T,C]. Returns torch tensors: the output, the scores or None."""
         linear = torch.nn.functional.linear
         batch, length, _ = x.shape
-        q, k, v = linear(torch.as_tensor(x), self.qkv, self.qkv_bias).view(
-            batch, length, 3, HEADS, HEAD_DIM).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (
+            linear(torch.as_tensor(x), self.qkv, self.qkv_bias)
+            .view(batch, length, 3, HEADS, HEAD_DIM)
+            .permute(2, 0, 3, 1, 4)
+            .unbind(0)
+        )
         if scores:
             p = torch.softmax((q * HEAD_DIM**-0.5) @ k.transpose(-1, -2), -1)
             a = p @ v
@@ -50,6 +55,7 @@ class Layer:
 
 def main():
     from peer_engines import time_turn
+
     layer = Layer(int(sys.argv[1]))
     rows = workload.inputs()
     for line in sys.stdin:

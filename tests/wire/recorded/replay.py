@@ -22,7 +22,7 @@ GOLDEN = HERE.parent.parent / "golden"
 def read_answer(stream):
     status = int(stream.readline().split()[1])
     headers = {}
-    while (line := stream.readline().strip()):
+    while line := stream.readline().strip():
         name, _, value = line.decode("latin-1").partition(":")
         headers[name.lower()] = value.strip()
     if status == 100:
@@ -46,11 +46,13 @@ def golden_outputs(model):
     data = (GOLDEN / model / "call.safetensors").read_bytes()
     (length,) = struct.unpack_from("<Q", data)
     outputs = {}
-    for name, entry in json.loads(data[8:8 + length]).items():
+    for name, entry in json.loads(data[8 : 8 + length]).items():
         if name.startswith("expected/"):
             start, end = (8 + length + o for o in entry["data_offsets"])
-            outputs[name[9:]] = (entry["shape"], struct.unpack(f"<{(end - start) // 4}f",
-                                                               data[start:end]))
+            outputs[name[9:]] = (
+                entry["shape"],
+                struct.unpack(f"<{(end - start) // 4}f", data[start:end]),
+            )
     return outputs
 
 
