@@ -43,6 +43,14 @@ HERE = pathlib.Path(__file__).resolve().parent
 PEERS = HERE / "peer_servers"
 CASES = tuple(f"{form} {t}{s}" for form in ("bin", "json") for t in (16, 128) for s in ("", "s"))
 OIP = ("attnd", "triton")
+TRITON_CONFIG = """name: "bench"
+backend: "python"
+max_batch_size: 0
+input [{ name: "query" data_type: TYPE_FP32 dims: [-1, -1, 768] }]
+output [{ name: "attention_output" data_type: TYPE_FP32 dims: [-1, -1, 768] },
+        { name: "attention_scores" data_type: TYPE_FP32 dims: [-1, -1, -1, -1] }]
+instance_group [{ count: 1 kind: KIND_CPU }]
+"""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -223,21 +231,7 @@ class Server:
             link.unlink(missing_ok=True)
             link.symlink_to(source)
         (model / "1" / "model.py").write_text((PEERS / "triton_model.py").read_text())
-        tensor = '[{{ name: "{}" data_type: TYPE_FP32 dims: {} }}]'
-        (model / "config.pbtxt").write_text(
-            "\n".join(
-                (
-                    'name: "bench"',
-                    'backend: "python"',
-                    "max_batch_size: 0",
-                    "input " + tensor.format("query", [-1, -1, workload.WIDTH]),
-        """tritonserver of the pytriton wheel, with its own python backend."""
-                    '{ name: "attention_scores" data_type: TYPE_FP32 dims: [-1, -1, -1, -1] }]',
-                    "instance_group [{ count: 1 kind: KIND_CPU }]",
-                    "",
-                )
-            )
-        )
+        (model / "config.pbtxt").write_text(TRITON_CONFIG)
         libraries = [str(site / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR") or ""]
         # Its embedded interpreter ignores PYTHONPATH and finds its packages by PATH's python3.
         environment = {

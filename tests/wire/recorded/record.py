@@ -380,7 +380,7 @@ def record_tfserving(recorder):
             "gzip",
             lambda: requests.post(
                 url + ":predict",
-                data=gzip.compress(json.dumps({"inputs": columns}).encode()),
+                data=gzip.compress(json.dumps({"inputs": columns}).encode(), mtime=0),
                 headers={"Content-Encoding": "gzip"},
             ),
             {"keys": ["outputs"]},
