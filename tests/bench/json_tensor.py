@@ -85,7 +85,7 @@ class Connection:
             if not end:
                 head, found, _ = bytes(self.room[: min(have, 16384)]).partition(b"\r\n\r\n")
                 if found:
-                    length = re.search(rb"content-length: *(\d+)", head, re.I)
+                    length = re.search(rb"\ncontent-length: *(\d+)", head, re.I)
                     end = len(head) + 4 + int(length.group(1))
         ms = (time.perf_counter() - begin) * 1e3
         if not head.startswith(b"HTTP/1.1 200 "):
