@@ -2,7 +2,7 @@
 
     servers.py --attnd build/attnd --engine build/engine_turns --out build/bench-servers
                [--servers attnd,triton,mosec,fastapi] [--cases "bin 16,json 128s,..."]
-               [--rounds 5] [--seconds 2] [--no-mixed]
+               [--heap-count build/heap_count.so] [--rounds 5] [--seconds 2] [--no-mixed]
 
 The layer is workload.py's, float32, no mask, no relative positions, two threads inside everybody.
 Cases are "bin" or "json", T of a [1,T,768] call, "s" with scores. wrk posts fixed bodies over
@@ -147,8 +147,9 @@ def tree(pid):
 class Server:
     """A server in a process group of its own; start() waits for the first right answer."""
 
-    def __init__(self, name, out, args):
+    def __init__(self, name, out, args, environment=None):
         self.name, self.out, self.args = name, out, args
+        self.extra = environment or {}
         self.log = open(out / f"{name}.log", "w")
         self.process = self.port = self.start_seconds = None
 
@@ -157,7 +158,7 @@ class Server:
         command, environment, self.port = getattr(self, "_" + self.name)()
         self.process = subprocess.Popen(
             command,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, **self.extra},
             stdout=self.log,
             stderr=self.log,
             start_new_session=True,
@@ -473,17 +474,32 @@ class Bench:
         return small["p99_ms"]
 
     def steady(self):
-        """Page faults and growth of memory over 1,000 equal requests on one connection."""
-        server = next((s for s in self.servers if s.name == "attnd"), None)
-        if not server:
-            return None
-        faults = growth = None
-        for _ in range(2):  # the first time warms up
-            before, memory = server.page_faults(), server.memory_mb()
-            result = wrk_result(wrk(server, self.requests["attnd", "bin 128s"], 1, 5))
-            faults = (server.page_faults() - before) * 1000 / result["requests"]
-            growth = server.memory_mb() - memory
-        return faults, growth
+        """Page faults, heap allocations above 4 KB and growth of memory over 1,000 equal requests
+        on one connection, of a daemon of its own that heap_count.so counts in."""
+        counter = self.out / "heap-count"
+        counter.write_bytes(bytes(8))
+        preload = {
+            "LD_PRELOAD": os.path.abspath(self.args.heap_count),
+            "HEAP_COUNT_FILE": str(counter),
+        }
+        server = Server("attnd", self.out, self.args, preload)
+        request = self.requests["attnd", "bin 128s"]
+        try:
+            server.start(request[0], request[1].read_bytes(), request[2])
+            for _ in range(2):  # the first time warms up
+                faults, memory = server.page_faults(), server.memory_mb()
+                (before,) = struct.unpack("<Q", counter.read_bytes())
+                result = wrk_result(wrk(server, request, 1, 5))
+                (after,) = struct.unpack("<Q", counter.read_bytes())
+                thousand = 1000 / result["requests"]
+                measured = (
+                    (server.page_faults() - faults) * thousand,
+                    (after - before) * thousand,
+                    server.memory_mb() - memory,
+                )
+        finally:
+            server.stop()
+        return measured
 
     def stop(self):
         for server in self.servers:
@@ -678,6 +694,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--attnd", default="build/attnd")
     parser.add_argument("--engine", default="build/engine_turns")
+    parser.add_argument("--heap-count", default="build/heap_count.so")
     parser.add_argument("--out", default="build/bench-servers")
     parser.add_argument("--servers", default="attnd,triton,mosec,fastapi")
     parser.add_argument("--cases", default=",".join(CASES))
@@ -701,9 +718,11 @@ def main():
             judge.bar(
                 "p99 of T=16, 8 clients, beside one of T=2048", bench.mixed(), 4.0, unit=" ms"
             )
-            faults, growth = bench.steady() or (None, None)
-            judge.bar("page faults in 1,000 equal requests", faults, 0.0)
-            judge.bar("growth of memory over them", growth, 0.1, unit=" MB")
+            if "attnd" in judge.names:
+                faults, heap, growth = bench.steady()
+                judge.bar("page faults in 1,000 equal requests", faults, 0.0)
+                judge.bar("heap allocations above 4 KB in them", heap, 0.0)
+                judge.bar("growth of memory over them", growth, 0.1, unit=" MB")
         footprint(judge, bench)
     finally:
         bench.stop()
