@@ -85,6 +85,7 @@ static enum engine_code model_create(struct turns *turns, const struct engine_sa
         .config = &config,
         .weights = engine_safetensors_tensors(file),
         .weights_count = engine_safetensors_count(file),
+        .prefix = "",
     };
     return engine_model_create(turns->engine, &source, &turns->models[reused], err);
 }
