@@ -10,7 +10,8 @@
  *     anything that fails           -> "error MESSAGE"
  *
  * VARIANT is f32|x3|b16, then "+s" (scores returned), ".rN" (N heads reused), ".nomask".
- * A call is engine_plan_create, engine_run, engine_plan_destroy: what a caller pays.
+ * A call is engine_plan_create, engine_run, engine_plan_destroy: what a caller pays. A precision
+ * that the engine would quietly replace by another is an error here.
  *
  *     engine_turns DIRECTORY THREADS
  *
@@ -230,6 +231,11 @@ static enum engine_code call_once(struct turns *turns, const struct work *work,
 {
     struct engine_plan *plan = NULL;
     enum engine_code code = engine_plan_create(turns->engine, work->model, &work->call, &plan, err);
+    if (code == ENGINE_OK && engine_plan_facts(plan)->precision != work->precision) {
+        code = engine_error_set(err, ENGINE_UNSUPPORTED, "%s falls back to %s on this machine",
+                                engine_precision_name(work->precision),
+                                engine_precision_name(engine_plan_facts(plan)->precision));
+    }
     for (int i = 0; i < ENGINE_OUTPUT_COUNT && code == ENGINE_OK; i++) {
         size_t bytes = engine_plan_facts(plan)->output_bytes[i];
         if (bytes > buffers[i].bytes) {
