@@ -1,9 +1,11 @@
 """One daemon for the whole run, on a free port, serving every golden case with --allow-control."""
 
+import contextlib
 import os
 import pathlib
 import re
 import subprocess
+import threading
 
 import pytest
 
@@ -13,37 +15,46 @@ BUILD = pathlib.Path(os.environ.get("BUILD_DIR", "build")).resolve()
 READY = re.compile(r"^attnd: ready on http://([0-9.]+:\d+)$")
 
 
-def start_daemon(*arguments):
-    """The process and its HOST:PORT, taken from the line that says it is ready."""
-    command = [BUILD / "attnd", "--listen", "127.0.0.1:0", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    lines = []
+def read_address(process, lines):
+    """HOST:PORT out of the line that says the daemon is ready."""
     for line in process.stderr:
         lines.append(line)
         match = READY.match(line.strip())
         if match:
-            return process, match.group(1), lines
+            return match.group(1)
     raise RuntimeError("attnd ended before it was ready:\n" + "".join(lines))
 
 
-def _drain(process, lines):
-    """A full pipe would stop the daemon: keep reading what it logs."""
-    import threading
-
-    thread = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
-    thread.start()
-    return thread
+@contextlib.contextmanager
+def serve():
+    """A daemon that serves every golden case; it has to drain and exit with 0 in the end."""
+    command = [BUILD / "attnd", "--listen", "127.0.0.1:0", "--models", golden.ROOT]
+    process = subprocess.Popen([*command, "--allow-control"], stderr=subprocess.PIPE, text=True)
+    lines = []
+    address = read_address(process, lines)
+    # A full pipe would stop the daemon: keep reading what it logs.
+    reader = threading.Thread(target=lambda: lines.extend(process.stderr), daemon=True)
+    reader.start()
+    try:
+        yield address
+    finally:
+        process.terminate()
+        status = process.wait(30)
+        reader.join(5)
+    assert status == 0, "".join(lines[-50:])
 
 
 @pytest.fixture(scope="session")
 def daemon():
-    process, address, lines = start_daemon("--models", str(golden.ROOT), "--allow-control")
-    reader = _drain(process, lines)
-    yield address
-    process.terminate()
-    status = process.wait(30)
-    reader.join(5)
-    assert status == 0, "".join(lines[-50:])
+    with serve() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def own_daemon():
+    """For a client that may unload models."""
+    with serve() as address:
+        yield address
 
 
 @pytest.fixture(params=golden.CASES)
