@@ -1,0 +1,232 @@
+/* attention.c - see attention.h. */
+#include "engine/attention.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/dropout.h"
+#include "engine/emit.h"
+
+/* Logits below this cannot bring a key with an adder of -1e9 back above exp's underflow. */
+#define SAFE_LOGIT 1e7f
+
+size_t engine_attention_scratch_bytes(const struct engine_plan *plan)
+{
+    const struct engine_geometry *g = &plan->geometry;
+    struct engine_left left = {0};
+    size_t rows = (size_t)plan->tile_rows;
+    return engine_arena_bytes(rows * (size_t)g->keys * sizeof(float)) +
+           engine_arena_bytes(rows * (size_t)g->value_dim * sizeof(float)) +
+           engine_arena_bytes(rows * sizeof(float)) +
+           engine_arena_bytes(plan->kernel->left_init(&left, plan->tile_rows, g->keys)) +
+           engine_arena_bytes(plan->kernel->scratch_bytes) +
+           engine_arena_bytes(engine_emit_scratch_bytes(plan));
+}
+
+/* Head "index" as returned: new heads first, then reused ones. */
+struct unit {
+    const struct engine_plan *plan;
+    int64_t outer, index, query0, rows, keys, live;
+    bool is_new, deferred;
+    float *tile; /* rows x keys */
+    float *context, *factors;
+    void *scratch, *emit_scratch;
+    struct engine_arena *arena;
+};
+
+static bool alloc(struct unit *u)
+{
+    const struct engine_geometry *g = &u->plan->geometry;
+    size_t rows = (size_t)u->plan->tile_rows;
+    u->tile = engine_arena_alloc(u->arena, rows * (size_t)g->keys * sizeof(float));
+    u->context = engine_arena_alloc(u->arena, rows * (size_t)g->value_dim * sizeof(float));
+    u->factors = engine_arena_alloc(u->arena, rows * sizeof(float));
+    u->scratch = engine_arena_alloc(u->arena, u->plan->kernel->scratch_bytes);
+    u->emit_scratch = engine_arena_alloc(u->arena, engine_emit_scratch_bytes(u->plan));
+    return !u->arena->overflowed;
+}
+
+static void find(struct unit *u, int64_t unit)
+{
+    const struct engine_plan *plan = u->plan;
+    const struct engine_geometry *g = &plan->geometry;
+    u->query0 = unit % plan->query_blocks * plan->tile_rows;
+    u->index = unit / plan->query_blocks % g->heads;
+    u->outer = unit / plan->query_blocks / g->heads;
+    u->rows = g->queries - u->query0 < plan->tile_rows ? g->queries - u->query0 : plan->tile_rows;
+    u->keys = u->live = g->keys;
+    u->is_new = u->index < g->heads_new;
+}
+
+/* ---- new heads ------------------------------------------------------------------------------ */
+
+static float bound(const struct unit *u, int which)
+{
+    float value;
+    const char *bounds = engine_plan_at(u->plan, u->plan->bounds_offset);
+    memcpy(&value, bounds + (size_t)(u->outer * ENGINE_PLAN_BOUNDS + which) * sizeof(uint32_t),
+           sizeof value);
+    return value;
+}
+
+static const float *adder_row(const struct unit *u)
+{
+    const struct engine_mask *mask = &u->plan->mask;
+    const float *adder = (const void *)engine_plan_at(u->plan, u->plan->adder_offset);
+    return adder + u->outer * mask->outer_stride + u->index * mask->head_stride +
+           u->query0 * mask->query_stride;
+}
+
+static int64_t live_keys(const struct unit *u)
+{
+    const struct engine_plan *plan = u->plan;
+    if (!plan->has_mask || plan->mask.query_stride != 0 ||
+        plan->model->config.policy != ENGINE_POLICY_FLOAT32)
+        return u->keys;
+    float logit = (float)plan->geometry.key_dim * bound(u, ENGINE_PLAN_BOUND_QUERY) *
+                      bound(u, ENGINE_PLAN_BOUND_KEY) +
+                  plan->model->position_bound;
+    if (!(logit < SAFE_LOGIT) || !isfinite(bound(u, ENGINE_PLAN_BOUND_VALUE)))
+        return u->keys;
+    int64_t live = engine_mask_live(adder_row(u), u->keys);
+    live += live & 1; /* kernels take an even depth of operands that go on */
+    return live < u->keys ? live : u->keys;
+}
+
+static void multiply_keys(struct unit *u)
+{
+    const struct engine_plan *plan = u->plan;
+    size_t head = (size_t)(u->outer * plan->geometry.heads_new + u->index);
+    struct engine_left queries = plan->query_left;
+    struct engine_right keys = plan->key_right;
+    queries.data = engine_plan_at(plan, plan->queries.offset + head * plan->queries.bytes);
+    keys.data = engine_plan_at(plan, plan->keys.offset + head * plan->keys.bytes);
+    plan->kernel->multiply(&queries, u->query0, u->rows, &keys, 0, u->live, plan->geometry.key_dim,
+                           u->tile, u->keys, false, NULL, 0, u->scratch);
+}
+
+static void softmax(struct unit *u)
+{
+    const struct engine_plan *plan = u->plan;
+    const struct engine_layer_config *config = &plan->model->config;
+    const float *positions = plan->model->weights.tensors[ENGINE_WEIGHT_POSITIONS].data;
+    u->deferred = !plan->wants_scores && !plan->geometry.several_axes &&
+                  config->policy == ENGINE_POLICY_FLOAT32;
+    struct engine_softmax_rows rows = {
+        .tile = u->tile,
+        .stride = u->keys,
+        .rows = u->rows,
+        .keys = u->live,
+        .query0 = u->query0,
+        .several_axes = plan->geometry.several_axes,
+        .policy = config->policy,
+        .defer = u->deferred,
+        .factors = u->factors,
+    };
+    if (positions != NULL) {
+        rows.position_length = config->pe_max_seq_length;
+        rows.position = positions + u->index * (2 * rows.position_length - 1);
+    }
+    if (plan->has_mask) {
+        rows.adder = adder_row(u);
+        rows.adder_stride = plan->mask.query_stride;
+    }
+    plan->engine->softmax(&rows);
+    for (int64_t i = 0; i < u->rows && plan->wants_scores && u->live < u->keys; i++)
+        memset(u->tile + i * u->keys + u->live, 0, (size_t)(u->keys - u->live) * sizeof(float));
+}
+
+static void compute_scores(struct unit *u)
+{
+    u->live = live_keys(u);
+    if (u->keys == 0)
+        return;
+    multiply_keys(u);
+    softmax(u);
+}
+
+/* ---- reused heads -----------------------------------------------------------------------------
+ */
+
+/* The block's rows of the scores given; float32 ones are used where they lie. */
+static void take_scores(struct unit *u)
+{
+    const struct engine_plan *plan = u->plan;
+    const struct engine_geometry *g = &plan->geometry;
+    const struct engine_tensor *given = &plan->call.inputs[ENGINE_REUSE_ATTENTION_SCORES];
+    int64_t head = u->outer * g->reuse_heads_given + u->index - g->heads_new;
+    int64_t at = (head * g->queries + u->query0) * u->keys;
+    const char *from =
+        (const char *)given->data + (size_t)at * engine_tensor_element_bytes(given->dtype);
+    bool is_f32 = given->dtype == ENGINE_F32;
+    if (is_f32 && !plan->call.training && plan->model->config.policy == ENGINE_POLICY_FLOAT32) {
+        u->tile = (float *)(void *)(uintptr_t)from; /* only read from here on */
+        return;
+    }
+    engine_tensor_to_f32(given->dtype, from, u->tile, (size_t)(u->rows * u->keys));
+    engine_plan_round(plan, u->tile, u->rows * u->keys);
+}
+
+/* ---- both ---------------------------------------------------------------------------------------
+ */
+
+static void drop(const struct unit *u)
+{
+    const struct engine_plan *plan = u->plan;
+    double rate = plan->model->config.dropout;
+    if (!plan->call.training || rate <= 0)
+        return;
+    int64_t row = (u->outer * plan->geometry.heads + u->index) * plan->geometry.queries + u->query0;
+    for (int64_t i = 0; i < u->rows; i++)
+        engine_dropout_apply(plan->call.seed, rate, (uint64_t)((row + i) * u->keys),
+                             u->tile + i * u->keys, (size_t)u->live);
+}
+
+static void multiply_values(struct unit *u)
+{
+    const struct engine_plan *plan = u->plan;
+    const struct engine_geometry *g = &plan->geometry;
+    int64_t head = u->is_new ? g->heads_reused + u->index : u->index - g->heads_new;
+    struct engine_right values = plan->value_right;
+    values.data = engine_plan_at(plan, plan->values.offset + (size_t)(u->outer * g->heads + head) *
+                                                                 plan->values.bytes);
+    struct engine_left weights = {.data = u->tile, .depth = u->keys, .stride = u->keys};
+    if (!plan->kernel->left_is_plain) {
+        size_t bytes = plan->kernel->left_init(&weights, u->rows, u->live);
+        weights.data = engine_arena_alloc(u->arena, bytes);
+        if (weights.data == NULL)
+            return;
+        plan->kernel->left_write(&weights, 0, u->rows, 0, u->live, u->tile, u->keys);
+    }
+    plan->kernel->multiply(&weights, 0, u->rows, &values, 0, g->value_dim, u->live, u->context,
+                           g->value_dim, false, NULL, 0, u->scratch);
+    for (int64_t i = 0; i < u->rows && u->deferred; i++)
+        for (int64_t j = 0; j < g->value_dim; j++)
+            u->context[i * g->value_dim + j] *= u->factors[i];
+    engine_plan_round(plan, u->context, u->rows * g->value_dim);
+    plan->kernel->left_write(&plan->context, u->outer * g->queries + u->query0, u->rows,
+                             head * g->value_dim, g->value_dim, u->context, g->value_dim);
+}
+
+void engine_attention_unit(const struct engine_plan *plan, int64_t unit, struct engine_arena *arena)
+{
+    struct unit u = {.plan = plan, .arena = arena};
+    find(&u, unit);
+    bool returned = plan->wants_scores && engine_emit_wants_head(plan, u.index);
+    if ((!returned && !plan->wants_output) || !alloc(&u))
+        return;
+    if (plan->scores_in_place && u.is_new)
+        u.tile = engine_emit_place(plan, u.outer, u.index, u.query0);
+    if (u.is_new)
+        compute_scores(&u);
+    else
+        take_scores(&u);
+    if (returned && !(plan->scores_in_place && u.is_new)) {
+        const struct engine_emit_rows rows = {u.outer, u.index, u.query0, u.rows, u.tile};
+        engine_emit(plan, &rows, u.emit_scratch);
+    }
+    if (!plan->wants_output)
+        return;
+    drop(&u);
+    multiply_values(&u);
+}

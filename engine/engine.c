@@ -1,0 +1,206 @@
+/* engine.c - see engine.h and instance.h: opening, facts, and the ways to run a plan. */
+#include "engine/instance.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/cpu.h"
+#include "engine/onednn.h"
+#include "engine/plan.h"
+
+static const char *const precisions[] = {"default", "f32", "x3", "bf16"};
+
+const char *engine_precision_name(enum engine_precision precision)
+{
+    return precisions[precision];
+}
+
+bool engine_precision_from_name(const char *name, enum engine_precision *ret)
+{
+    for (int i = ENGINE_PRECISION_F32; i <= ENGINE_PRECISION_BF16; i++) {
+        if (strcmp(name, precisions[i]) == 0) {
+            *ret = (enum engine_precision)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+const char *engine_input_name(enum engine_input input)
+{
+    static const char *const names[ENGINE_INPUT_COUNT] = {"query", "value", "key", "attention_mask",
+                                                          "reuse_attention_scores"};
+    return names[input];
+}
+
+const char *engine_output_name(enum engine_output output)
+{
+    static const char *const names[ENGINE_OUTPUT_COUNT] = {"attention_output", "attention_scores",
+                                                           "attention_scores_indices"};
+    return names[output];
+}
+
+void engine_call_init(struct engine_call *call)
+{
+    *call = (struct engine_call){.wanted = {[ENGINE_ATTENTION_OUTPUT] = true}};
+}
+
+/* ---- precisions -------------------------------------------------------------------------------
+ */
+
+enum engine_precision engine_instance_precision(const struct engine *engine,
+                                                enum engine_precision wish)
+{
+    enum engine_precision precision = wish == ENGINE_PRECISION_DEFAULT ? engine->precision : wish;
+    return engine->kernels[precision] != NULL ? precision : ENGINE_PRECISION_F32;
+}
+
+const struct engine_kernel *engine_instance_kernel(const struct engine *engine,
+                                                   enum engine_precision precision)
+{
+    return engine->kernels[precision];
+}
+
+static void name_kernel(char *text, size_t size, const struct engine_kernel *kernel)
+{
+    snprintf(text, size, "%s", kernel != NULL ? kernel->name : "none: no such kernel here");
+}
+
+static void choose_kernels(struct engine *engine)
+{
+    const struct engine_cpu *cpu = engine_cpu();
+    struct engine_facts *facts = &engine->facts;
+    engine->softmax = engine_softmax_best();
+    engine->kernels[ENGINE_PRECISION_F32] = engine_kernel_sgemm();
+    name_kernel(facts->kernel_f32, sizeof facts->kernel_f32, engine->kernels[ENGINE_PRECISION_F32]);
+    name_kernel(facts->kernel_x3, sizeof facts->kernel_x3, engine->kernels[ENGINE_PRECISION_X3]);
+    name_kernel(facts->kernel_bf16, sizeof facts->kernel_bf16,
+                engine->kernels[ENGINE_PRECISION_BF16]);
+    snprintf(facts->cpu, sizeof facts->cpu, "%s%s",
+             cpu->avx512 ? "avx512"
+             : cpu->avx2 ? "avx2"
+                         : "portable",
+             cpu->amx ? " amx" : "");
+}
+
+/* ---- the engine -------------------------------------------------------------------------------
+ */
+
+enum engine_code engine_open(const struct engine_options *options, struct engine **ret,
+                             struct engine_error *err)
+{
+    const struct engine_cpu *cpu = engine_cpu();
+    int threads = options->threads != 0 ? options->threads : cpu->threads;
+    size_t budget = options->memory_budget_bytes != 0 ? options->memory_budget_bytes
+                                                      : cpu->memory_bytes / 5 * 4;
+    if (threads < 1 || threads > 1024)
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "threads is %d, it must be 1 to 1024",
+                                threads);
+    struct engine *engine = calloc(1, sizeof *engine);
+    if (engine == NULL)
+        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for an engine");
+    engine->precision =
+        options->precision != ENGINE_PRECISION_DEFAULT ? options->precision : ENGINE_PRECISION_F32;
+    engine->facts.threads = threads;
+    engine->facts.memory_budget_bytes = budget;
+    choose_kernels(engine);
+    engine_buffers_init(&engine->buffers, budget);
+    enum engine_code code = engine_pool_open(threads, &engine->buffers, &engine->pool, err);
+    if (code != ENGINE_OK) {
+        engine_buffers_reset(&engine->buffers);
+        free(engine);
+        return code;
+    }
+    *ret = engine;
+    return ENGINE_OK;
+}
+
+void engine_close(struct engine *engine)
+{
+    if (engine == NULL)
+        return;
+    engine_pool_close(engine->pool);
+    engine_buffers_reset(&engine->buffers);
+    free(engine);
+}
+
+const struct engine_facts *engine_facts(const struct engine *engine)
+{
+    return &engine->facts;
+}
+
+enum engine_code engine_buffer_take(struct engine *engine, size_t bytes, struct engine_buffer *ret,
+                                    struct engine_error *err)
+{
+    return engine_buffers_take(&engine->buffers, bytes, ret, err);
+}
+
+void engine_buffer_give(struct engine *engine, struct engine_buffer *buffer)
+{
+    engine_buffers_give(&engine->buffers, buffer);
+}
+
+void engine_memory(const struct engine *engine, struct engine_memory_facts *ret)
+{
+    engine_buffers_facts((struct engine_buffers *)(uintptr_t)&engine->buffers, ret);
+}
+
+/* ---- running ------------------------------------------------------------------------------------
+ */
+
+enum engine_code engine_run_inline(struct engine *engine, struct engine_plan *plan,
+                                   struct engine_error *err)
+{
+    enum engine_code code = engine_pool_run_inline(&engine->buffers, &plan->job.work, err);
+    engine_buffers_give(&engine->buffers, &plan->workspace);
+    return code;
+}
+
+enum engine_code engine_run(struct engine *engine, struct engine_plan *plan,
+                            struct engine_error *err)
+{
+    plan->job.options = (struct engine_job_options){0};
+    enum engine_code code = engine_pool_run(engine->pool, &plan->job, err);
+    engine_buffers_give(&engine->buffers, &plan->workspace);
+    return code;
+}
+
+/* The plan may be destroyed by the caller's "done": nothing of it is used after. */
+static void end_plan(void *argument, enum engine_code code, const struct engine_error *err)
+{
+    struct engine_plan *plan = argument;
+    struct engine_job_options options = plan->options;
+    engine_buffers_give(&plan->engine->buffers, &plan->workspace);
+    options.done(options.argument, code, err);
+}
+
+/* struct engine_job is the plan's pool job under the name that the server knows. */
+void engine_submit(struct engine *engine, struct engine_plan *plan,
+                   const struct engine_job_options *options, struct engine_job **ret)
+{
+    plan->options = *options;
+    plan->job.options = *options;
+    plan->job.options.done = end_plan;
+    plan->job.options.argument = plan;
+    if (ret != NULL)
+        *ret = (struct engine_job *)plan; /* before "done" can come */
+    engine_pool_submit(engine->pool, &plan->job);
+}
+
+void engine_job_cancel(struct engine_job *job)
+{
+    struct engine_plan *plan = (struct engine_plan *)job;
+    engine_pool_cancel(plan->engine->pool, &plan->job);
+}
+
+void engine_parallel(struct engine *engine, int count, void (*part)(void *argument, int i),
+                     void *argument)
+{
+    engine_pool_parallel(engine->pool, count, part, argument);
+}
+
+void engine_load(const struct engine *engine, struct engine_load *ret)
+{
+    engine_pool_load(engine->pool, ret);
+}

@@ -1,0 +1,85 @@
+/* pool.h - the worker threads, and the order in which units of work are taken.
+ *
+ * A job has phases, a phase has units; units of a phase are independent, and a phase starts when
+ * the last unit of the one before has ended: the worker that ends it opens the next, nobody waits
+ * at a barrier. A worker takes one unit at a time and may change jobs between any two, so a small
+ * job overtakes a large one within a unit. Which job:
+ *     1. by priority,
+ *     2. one on which nobody works (many jobs get a worker each; an idle worker helps),
+ *     3. least of  arrival + 64 x the time its remaining work takes: the smallest first, and
+ *        a large one waits at most 64 times its own length.
+ * Cancelling and deadlines take effect between units.
+ *
+ * Idle workers look for work for a few microseconds and then sleep; nobody spins on the progress
+ * of another thread, so a descheduled worker (CFS quota) delays its own unit only. Each worker
+ * tells OpenMP to use one thread: libgomp keeps that number per thread.
+ *
+ * It knows nothing of attention, and refuses to create threads after engine_pool_open. */
+#ifndef ENGINE_POOL_H
+#define ENGINE_POOL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/arena.h"
+#include "engine/buffers.h"
+#include "engine/engine.h"
+
+enum { ENGINE_POOL_PHASES = 6 };
+
+struct engine_pool;
+
+/* What is to be done. run() is called by any worker, for units of the current phase at the same
+ * time; an error ends the job. The arena has scratch_bytes and is rewound after each unit. */
+struct engine_pool_work {
+    int64_t units[ENGINE_POOL_PHASES]; /* phases without units are skipped */
+    size_t scratch_bytes;
+    double flops;
+    enum engine_code (*run)(void *argument, int phase, int64_t unit, struct engine_arena *arena,
+                            struct engine_error *err);
+    void *argument;
+};
+
+/* A job lives in its owner's memory until "done" is called; the pool allocates nothing. */
+struct engine_pool_job {
+    struct engine_pool_work work;
+    struct engine_job_options options;
+    /* The rest belongs to the pool's lock. */
+    struct engine_pool_job *next, *previous;
+    int64_t arrival_ns;
+    int64_t next_unit, ended_units, units_left;
+    double flops_per_unit;
+    int phase, workers;
+    bool started, over, reported;
+    struct engine_error error;
+    atomic_bool cancelled;
+};
+
+/* Errors: OUT_OF_MEMORY, INTERNAL (threads). buffers serve the workers' arenas. */
+ENGINE_MUST_CHECK enum engine_code engine_pool_open(int threads, struct engine_buffers *buffers,
+                                                    struct engine_pool **ret,
+                                                    struct engine_error *err);
+/* Ends all jobs first, then the threads. */
+void engine_pool_close(struct engine_pool *pool);
+
+/* work and options must be set in the job. done() is called exactly once. */
+void engine_pool_submit(struct engine_pool *pool, struct engine_pool_job *job);
+void engine_pool_cancel(struct engine_pool *pool, struct engine_pool_job *job);
+
+/* Submits and waits; "done" of the options is not used. */
+enum engine_code engine_pool_run(struct engine_pool *pool, struct engine_pool_job *job,
+                                 struct engine_error *err);
+
+/* All phases on the calling thread, with memory of the buffers. */
+enum engine_code engine_pool_run_inline(struct engine_buffers *buffers,
+                                        const struct engine_pool_work *work,
+                                        struct engine_error *err);
+
+/* See engine_parallel. */
+void engine_pool_parallel(struct engine_pool *pool, int count, void (*part)(void *argument, int i),
+                          void *argument);
+
+void engine_pool_load(struct engine_pool *pool, struct engine_load *ret);
+
+#endif

@@ -1,0 +1,214 @@
+/* projection.c - see projection.h. */
+#include "engine/projection.h"
+
+#include <string.h>
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+size_t engine_projection_scratch_bytes(const struct engine_plan *plan)
+{
+    size_t tile = 0, gathered = 0;
+    for (int i = 0; i < ENGINE_MODEL_PARTS; i++) {
+        const struct engine_plan_stage *s = &plan->stages[i];
+        if (s->units == 0)
+            continue;
+        size_t bytes = sizeof(float) * (size_t)(s->block_rows * s->block_groups) *
+                       (size_t)(s->projection->block_heads * s->projection->width);
+        tile = bytes > tile ? bytes : tile;
+    }
+    for (int i = 0; i < 3; i++) {
+        size_t bytes = plan->inputs[i].gathered
+                           ? sizeof(float) * ENGINE_PLAN_GATHER_ROWS * (size_t)plan->inputs[i].width
+                           : 0;
+        gathered = bytes > gathered ? bytes : gathered;
+    }
+    size_t project = engine_arena_bytes(tile) + engine_arena_bytes(plan->kernel->scratch_bytes);
+    return project > gathered ? project : engine_arena_bytes(gathered);
+}
+
+void engine_projection_gather(const struct engine_plan *plan, const struct engine_plan_input *input,
+                              int64_t unit, struct engine_arena *arena)
+{
+    int64_t width = input->width, row0 = unit * ENGINE_PLAN_GATHER_ROWS;
+    int64_t rows = least(ENGINE_PLAN_GATHER_ROWS, input->rows - row0);
+    size_t element = engine_tensor_element_bytes(input->source.dtype);
+    float *tile = engine_arena_alloc(arena, sizeof(float) * (size_t)(rows * width));
+    if (tile == NULL)
+        return;
+    for (int64_t i = 0; i < rows; i++) {
+        int64_t from = engine_geometry_row(input->map, row0 + i) * width;
+        engine_tensor_to_f32(input->source.dtype,
+                             (const char *)input->source.data + (size_t)from * element,
+                             tile + i * width, (size_t)width);
+    }
+    engine_plan_round(plan, tile, rows * width);
+    plan->kernel->left_write(&input->left, row0, rows, 0, width, tile, width);
+}
+
+/* Rows of a stage: canonical rows row0 .. row0 + rows; groups of stage->rows each. */
+struct block {
+    const struct engine_plan *plan;
+    const struct engine_plan_stage *stage;
+    enum engine_model_part part;
+    int64_t row0, rows;
+    int64_t head0, heads;
+    float *tile;
+    int64_t stride;
+};
+
+static void add_bias(const struct block *b)
+{
+    const struct engine_model_projection *p = b->stage->projection;
+    int64_t columns = b->heads * p->width;
+    if (p->bias == NULL)
+        return;
+    const float *bias = p->bias + b->head0 * p->width;
+    for (int64_t i = 0; i < b->rows; i++) {
+        float *row = b->tile + i * b->stride;
+        for (int64_t j = 0; j < columns; j++)
+            row[j] += bias[j];
+    }
+}
+
+/* Raises the bound of an outer row to the tile's greatest absolute value. */
+static void raise_bound(const struct block *b, int64_t outer, const float *tile, int64_t rows,
+                        int64_t columns)
+{
+    _Atomic uint32_t *bound =
+        (_Atomic uint32_t *)(void *)engine_plan_at(b->plan, b->plan->bounds_offset) +
+        outer * ENGINE_PLAN_BOUNDS + (int)b->part;
+    uint32_t greatest = 0;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) {
+            uint32_t bits;
+            memcpy(&bits, &tile[i * b->stride + j], sizeof bits);
+            bits &= 0x7fffffffu;
+            greatest = bits > greatest ? bits : greatest;
+        }
+    uint32_t old = atomic_load_explicit(bound, memory_order_relaxed);
+    while (old < greatest && !atomic_compare_exchange_weak(bound, &old, greatest))
+        continue;
+}
+
+/* One head of rows that belong to one outer row, into its operand. */
+static void write_head(const struct block *b, int64_t outer, int64_t row, int64_t rows,
+                       int64_t head, const float *tile)
+{
+    const struct engine_plan *plan = b->plan;
+    const struct engine_kernel *kernel = plan->kernel;
+    const struct engine_model_projection *p = b->stage->projection;
+    size_t index = (size_t)(outer * p->heads + head);
+    struct engine_left left = plan->query_left;
+    struct engine_right right = b->part == ENGINE_MODEL_KEY ? plan->key_right : plan->value_right;
+    switch (b->part) {
+    case ENGINE_MODEL_QUERY:
+        left.data = engine_plan_at(plan, plan->queries.offset + index * plan->queries.bytes);
+        kernel->left_write(&left, row, rows, 0, p->width, tile, b->stride);
+        return;
+    case ENGINE_MODEL_KEY:
+        right.data = engine_plan_at(plan, plan->keys.offset + index * plan->keys.bytes);
+        kernel->right_write_columns(&right, row, rows, tile, b->stride);
+        return;
+    default:
+        right.data = engine_plan_at(plan, plan->values.offset + index * plan->values.bytes);
+        kernel->right_write_rows(&right, row, rows, 0, p->width, tile, b->stride);
+    }
+}
+
+static void write_heads(const struct block *b)
+{
+    const struct engine_model_projection *p = b->stage->projection;
+    for (int64_t done = 0; done < b->rows;) {
+        int64_t outer = (b->row0 + done) / b->stage->rows, row = (b->row0 + done) % b->stage->rows;
+        int64_t rows = least(b->stage->rows - row, b->rows - done);
+        const float *tile = b->tile + done * b->stride;
+        if (b->plan->has_mask)
+            raise_bound(b, outer, tile, rows, b->heads * p->width);
+        for (int64_t i = 0; i < b->heads; i++)
+            write_head(b, outer, row, rows, b->head0 + i, tile + i * p->width);
+        done += rows;
+    }
+}
+
+/* Output rows go where the input's rows lie, in the type asked for. */
+static void write_output(const struct block *b)
+{
+    const struct engine_tensor *output = &b->plan->facts.outputs[ENGINE_ATTENTION_OUTPUT];
+    size_t element = engine_tensor_element_bytes(output->dtype);
+    for (int64_t i = 0; i < b->rows; i++) {
+        int64_t row = engine_geometry_row(&b->plan->geometry.query_rows, b->row0 + i);
+        size_t at = (size_t)(row * b->stage->projection->heads + b->head0);
+        engine_tensor_from_f32(output->dtype, b->tile + i * b->stride,
+                               (char *)output->data + at * element, (size_t)b->heads);
+    }
+}
+
+static bool lies_as_computed(const struct engine_plan *plan)
+{
+    return plan->geometry.query_rows.identity &&
+           plan->facts.outputs[ENGINE_ATTENTION_OUTPUT].dtype == ENGINE_F32;
+}
+
+static void run_block(struct block *b, int64_t index, float *tile, void *scratch)
+{
+    const struct engine_plan *plan = b->plan;
+    const struct engine_model_projection *p = b->stage->projection;
+    const struct engine_left *left =
+        b->part == ENGINE_MODEL_OUTPUT ? &plan->context : &plan->inputs[b->stage->input].left;
+    const void *next = index + 1 < p->blocks ? p->rights[index + 1].data : NULL;
+    bool direct = b->part == ENGINE_MODEL_OUTPUT && lies_as_computed(plan);
+    b->head0 = index * p->block_heads;
+    b->heads = least(p->block_heads, p->heads - b->head0);
+    b->tile = tile;
+    b->stride = b->heads * p->width;
+    if (direct) {
+        b->stride = p->heads;
+        b->tile = (float *)plan->facts.outputs[ENGINE_ATTENTION_OUTPUT].data + b->row0 * b->stride +
+                  b->head0;
+    }
+    plan->kernel->multiply(left, b->row0, b->rows, &p->rights[index], 0, b->heads * p->width,
+                           p->depth, b->tile, b->stride, false, next,
+                           next != NULL ? p->block_bytes : 0, scratch);
+    add_bias(b);
+    for (int64_t i = 0; i < b->rows; i++)
+        engine_plan_round(plan, b->tile + i * b->stride, b->heads * p->width);
+    if (b->part != ENGINE_MODEL_OUTPUT)
+        write_heads(b);
+    else if (!direct)
+        write_output(b);
+}
+
+static void find_rows(struct block *b, int64_t row_block)
+{
+    const struct engine_plan_stage *s = b->stage;
+    int64_t per_group = (s->rows + s->block_rows - 1) / s->block_rows;
+    int64_t group0 = row_block / per_group * s->block_groups;
+    int64_t first = row_block % per_group * s->block_rows;
+    b->row0 = group0 * s->rows + first;
+    b->rows = s->block_groups > 1 ? least(s->block_groups, s->groups - group0) * s->rows
+                                  : least(s->block_rows, s->rows - first);
+}
+
+void engine_projection_unit(const struct engine_plan *plan, enum engine_plan_phase phase,
+                            int64_t unit, struct engine_arena *arena)
+{
+    int part = phase == ENGINE_PLAN_OUTPUT ? ENGINE_MODEL_OUTPUT : ENGINE_MODEL_QUERY;
+    while (unit >= plan->stages[part].units)
+        unit -= plan->stages[part++].units;
+    const struct engine_plan_stage *s = &plan->stages[part];
+    struct block b = {.plan = plan, .stage = s, .part = (enum engine_model_part)part};
+    const struct engine_model_projection *p = s->projection;
+    size_t bytes = sizeof(float) * (size_t)(s->block_rows * s->block_groups) *
+                   (size_t)(p->block_heads * p->width);
+    float *tile = engine_arena_alloc(arena, bytes);
+    void *scratch = engine_arena_alloc(arena, plan->kernel->scratch_bytes);
+    if (arena->overflowed)
+        return;
+    find_rows(&b, unit % s->row_blocks);
+    int64_t first = unit / s->row_blocks * s->blocks_per_unit;
+    for (int64_t i = first; i < least(first + s->blocks_per_unit, p->blocks); i++)
+        run_block(&b, i, tile, scratch);
+}
