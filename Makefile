@@ -76,4 +76,36 @@ clean: ## remove everything that was built
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
+# ---- beside others: peers, servers and clients from PyPI (tests/bench/README.md) -------------
+
+VENV_BENCH       := $(BUILD)/venv-bench
+VENV_CONFORMANCE := $(BUILD)/venv-conformance
+
+$(BUILD)/engine_turns: $(BUILD)/tests/bench/engine_turns.o $(ENGINE_OBJ)
+	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
+
+$(BUILD)/json_tensor: $(BUILD)/tests/bench/json_tensor.o
+	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(JANSSON_LIBS)
+
+$(BUILD)/heap_count.so: tests/bench/heap_count.c
+	@mkdir -p $(@D)
+	$(CC) $(STD) -D_GNU_SOURCE -O2 $(WARN) -fPIC -shared -fno-builtin -o $@ $<
+
+$(VENV_BENCH)/.installed: tests/bench/install.sh tests/bench/requirements.txt
+	tests/bench/install.sh $(VENV_BENCH)
+
+.PHONY: bench-peers bench-servers bench-json conformance
+bench-peers: $(BUILD)/engine_turns $(VENV_BENCH)/.installed ## the layer beside PyTorch, TensorFlow, ONNX Runtime, OpenVINO
+	$(VENV_BENCH)/bin/python tests/bench/peers.py --engine $< --out $(BUILD)/bench-peers $(ARGS)
+
+bench-servers: $(BUILD)/attnd $(BUILD)/engine_turns $(BUILD)/heap_count.so $(VENV_BENCH)/.installed ## the service beside Triton, mosec, FastAPI
+	$(VENV_BENCH)/bin/python tests/bench/servers.py --attnd $< --engine $(BUILD)/engine_turns --heap-count $(BUILD)/heap_count.so --out $(BUILD)/bench-servers $(ARGS)
+
+bench-json: $(BUILD)/attnd $(BUILD)/json_tensor $(VENV_BENCH)/.installed ## a large tensor as JSON and binary, beside jansson
+	$(VENV_BENCH)/bin/python tests/bench/json_tensor.py --attnd $< --jansson $(BUILD)/json_tensor --out $(BUILD)/bench-json $(ARGS)
+
+conformance: $(BUILD)/attnd ## the clients that people have, from PyPI, against the daemon
+	tests/conformance/install.sh $(VENV_CONFORMANCE)
+	BUILD_DIR=$(BUILD) $(VENV_CONFORMANCE)/bin/python -m pytest -c tests/conformance/pytest.ini tests/conformance $(ARGS)
+
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
