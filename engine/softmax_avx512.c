@@ -28,7 +28,7 @@ static inline __m512 exp_vector(__m512 x)
 
 static inline __mmask16 tail_of(int64_t left)
 {
-    return left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
+    return (__mmask16)(left >= 16 ? 0xffffu : (1u << left) - 1);
 }
 
 /* v = x + positions + adder, stored; returns the running maximum. positions are a slice, or one
