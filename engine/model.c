@@ -299,6 +299,8 @@ static enum engine_code fill(struct engine_model *model, const struct engine_mod
                                        source->weights_count,
                                        source->prefix != NULL ? source->prefix : "", err));
     bound_positions(model);
+    if (model->config.policy == ENGINE_POLICY_FLOAT64)
+        return ENGINE_OK; /* the reference reads the weights as they are */
     enum engine_precision precision = engine_instance_precision(model->engine, model->precision);
     return engine_model_pack(model, precision, engine_instance_kernel(model->engine, precision),
                              &packed, err);
