@@ -45,8 +45,9 @@ struct engine_kernel {
      * float32 rows (left_is_plain) accepts any float32 matrix as it lies: data, depth, stride. */
     bool left_is_plain;
     size_t (*left_init)(struct engine_left *left, int64_t rows, int64_t depth);
-    /* Writes rows row0.. and columns column0.. from a float32 tile; padding beyond depth must
-     * be written once by left_clear_tail (may be NULL). */
+    /* Writes rows row0.. and columns column0.. from a float32 tile. Writing the last column
+     * (column0 + columns == depth) also zeroes the padding up to the stride in those rows: each
+     * row's last column must be written, in any order with the others. */
     void (*left_write)(const struct engine_left *left, int64_t row0, int64_t rows, int64_t column0,
                        int64_t columns, const float *tile, int64_t tile_stride);
 
@@ -55,7 +56,8 @@ struct engine_kernel {
      * keys). An operand is written by one of the two throughout, "transposed" says which.
      * Rows must be written from multiples of 2 (bfloat16 pairs) unless they are the first;
      * columns from multiples of 16. Parts not written count as garbage: right_init's caller
-     * writes everything; padding inside the format is the kernel's own affair. */
+     * writes everything. Padding inside the format is zeroed by whoever writes beside it: the
+     * last row zeroes the rows after it, the last column the columns after it. */
     size_t (*right_init)(struct engine_right *right, int64_t depth, int64_t columns,
                          bool transposed);
     void (*right_write_rows)(const struct engine_right *right, int64_t k0, int64_t rows,

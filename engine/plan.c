@@ -7,6 +7,7 @@
 #include "engine/attention.h"
 #include "engine/emit.h"
 #include "engine/projection.h"
+#include "engine/wide.h"
 
 /* Rows of a projection unit: their tile of 256 columns is 256 KB, half of a small L2 beside X. */
 enum { BLOCK_ROWS = 256, TILE_BYTES = 256 << 10, IN_PLACE_BYTES = 4 << 20 };
@@ -114,7 +115,7 @@ static enum engine_code shape_outputs(struct engine_plan *plan, struct engine_er
         if (i == ENGINE_ATTENTION_SCORES_INDICES)
             dtype = ENGINE_I32;
         else if (dtype == ENGINE_BOOL)
-            dtype = ENGINE_F32;
+            dtype = plan->is_wide ? ENGINE_F64 : ENGINE_F32;
         facts->outputs[i].dtype = dtype;
         if (plan->call.wanted[i] &&
             !engine_tensor_bytes(&facts->outputs[i], &facts->output_bytes[i]))
@@ -297,6 +298,19 @@ static enum engine_code lay_out(struct engine_plan *plan, struct engine_error *e
     return ENGINE_OK;
 }
 
+static enum engine_code lay_out_wide(struct engine_plan *plan, struct engine_error *err)
+{
+    size_t output, scores;
+    engine_wide_workspace(plan, &output, &scores);
+    ENGINE_TRY(reserve(plan, output * sizeof(double), 1, &plan->wide_output_offset, err));
+    ENGINE_TRY(reserve(plan, scores * sizeof(double), 1, &plan->wide_scores_offset, err));
+    plan->facts.flops = engine_wide_flops(plan);
+    plan->job.work.units[ENGINE_PLAN_PREPARE] = 1;
+    plan->job.work.units[ENGINE_PLAN_ATTEND] = plan->geometry.outer;
+    plan->facts.units = 1 + plan->geometry.outer;
+    return ENGINE_OK;
+}
+
 /* ---- running ------------------------------------------------------------------------------------
  */
 
@@ -304,6 +318,8 @@ static enum engine_code prepare(struct engine_plan *plan, struct engine_error *e
 {
     ENGINE_TRY(engine_buffers_take(&plan->engine->buffers, plan->facts.workspace_bytes,
                                    &plan->workspace, err));
+    if (plan->is_wide)
+        return ENGINE_OK;
     for (int i = 0; i < 3; i++)
         if (plan->inputs[i].gathered)
             plan->inputs[i].left.data = engine_plan_at(plan, plan->inputs[i].offset);
@@ -345,6 +361,8 @@ static enum engine_code run(void *argument, int phase, int64_t unit, struct engi
     const struct engine_kernel *kernel = plan->kernel;
     if (phase == ENGINE_PLAN_PREPARE)
         return prepare(plan, err);
+    if (plan->is_wide)
+        return engine_wide_unit(plan, unit, err);
     if (kernel->acquire != NULL)
         kernel->acquire();
     if (phase == ENGINE_PLAN_GATHER)
@@ -367,8 +385,7 @@ static enum engine_code fill(struct engine_plan *plan, struct engine_error *err)
     const struct engine_tensor *mask = &plan->call.inputs[ENGINE_ATTENTION_MASK];
     enum engine_precision wish =
         plan->call.precision != ENGINE_PRECISION_DEFAULT ? plan->call.precision : model->precision;
-    if (model->config.policy == ENGINE_POLICY_FLOAT64)
-        return engine_error_set(err, ENGINE_UNSUPPORTED, "policy float64 is not computed");
+    plan->is_wide = model->config.policy == ENGINE_POLICY_FLOAT64;
     plan->facts.precision = engine_instance_precision(plan->engine, wish);
     plan->kernel = engine_instance_kernel(plan->engine, plan->facts.precision);
     ENGINE_TRY(
@@ -381,6 +398,8 @@ static enum engine_code fill(struct engine_plan *plan, struct engine_error *err)
         plan->has_mask = plan->mask.floats > 0;
     }
     ENGINE_TRY(shape_outputs(plan, err));
+    if (plan->is_wide)
+        return lay_out_wide(plan, err);
     ENGINE_TRY(engine_model_pack(model, plan->facts.precision, plan->kernel, &plan->packed, err));
     return lay_out(plan, err);
 }

@@ -6,6 +6,7 @@
  * thread, measured in the same rounds. A precision that this machine lacks is left out, with a
  * word on stderr: the engine would compute it in float32. */
 #include <omp.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,11 +38,14 @@ struct options {
     int threads[MAX_LIST], thread_counts;
 };
 
-static void fail(const char *format, const char *value)
+__attribute__((format(printf, 1, 2))) static void fail(const char *format, ...)
 {
+    va_list arguments;
+    va_start(arguments, format);
     fprintf(stderr, "bench: ");
-    fprintf(stderr, format, value);
+    vfprintf(stderr, format, arguments);
     fprintf(stderr, "\n");
+    va_end(arguments);
     exit(2);
 }
 
