@@ -404,7 +404,8 @@ static void plain_left_rows_may_lie_anywhere(void **unused)
     for_each_subject(check_plain);
 }
 
-/* One NaN and one infinity reach their own rows and columns, and no other element. */
+/* One NaN and one infinity reach their own rows, and no other element; under x3 the infinity
+ * becomes NaN (infinity * 0 of the low planes). */
 static double check_special(const struct subject *subject)
 {
     struct product p;
@@ -422,7 +423,13 @@ static double check_special(const struct subject *subject)
     for (int i = 0; i < 20; i++)
         for (int j = 0; j < 40; j++) {
             float value = c[i * 40 + j];
-            assert_true(i == 3 ? isnan(value) : i == 5 ? value == INFINITY : isfinite(value));
+            if (i == 3)
+                assert_true(isnan(value));
+            else if (i == 5)
+                assert_true(subject->kernel == engine_kernel_amx_x3 ? isnan(value)
+                                                                    : value == INFINITY);
+            else
+                assert_true(isfinite(value));
         }
     reset(&p);
     return 0.0;
