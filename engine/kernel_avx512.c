@@ -18,7 +18,7 @@
 #include "engine/cpu.h"
 #include "engine/kernel_transpose.h"
 
-enum { PANEL = 64, ROWS = 6, DEPTH_BLOCK = 128, LINE = 64 };
+enum { PANEL = 64, ROWS = 6, STEPS = 4, DEPTH_BLOCK = 128, LINE = 64 };
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -112,34 +112,55 @@ static void right_write_columns(const struct engine_right *right, int64_t n0, in
 
 /* ---- the register tile ---------------------------------------------------------------------- */
 
+/* Memory to be prefetched during a step, so many bytes every STEPS in k. */
+struct share {
+    const char *next, *end;
+    int64_t bytes;
+};
+
 struct step {
     const float *a, *b;
     float *c;
     int64_t a_stride, b_stride, c_stride, depth;
-    const char *next, *next_end; /* to be prefetched meanwhile */
-    __mmask16 last;              /* columns of the last vector */
+    struct share ahead;
+    __mmask16 last; /* columns of the last vector */
     bool add;
 };
 
-/* One step in k. */
-static inline __attribute__((always_inline)) void advance(const int rows, const int vectors,
-                                                          __m512 c[ROWS][4], const float *a,
-                                                          int64_t a_stride, const float *b)
+/* Where the rows of L and the panel stand. Three rows are reached from each pointer, so that the
+ * addresses need few registers. */
+struct cursor {
+    const float *upper, *lower; /* rows 0 to 2, 3 to 5 */
+    const float *b;
+    int64_t a_stride, b_stride;
+};
+
+/* The step in k that lies u behind the cursor. */
+static inline __attribute__((always_inline)) void
+advance(const int rows, const int vectors, __m512 c[ROWS][4], struct cursor *at, const int u)
 {
     __m512 r[4];
     ENGINE_KERNEL_UNROLL
     for (int j = 0; j < vectors; j++)
-        r[j] = _mm512_loadu_ps(b + 16 * j);
+        r[j] = _mm512_loadu_ps(at->b + 16 * j);
+    at->b += at->b_stride;
     ENGINE_KERNEL_UNROLL
     for (int i = 0; i < rows; i++) {
-        __m512 l = _mm512_set1_ps(a[i * a_stride]);
+        const float *row = (i < 3 ? at->upper : at->lower) + i % 3 * at->a_stride;
+        __m512 l = _mm512_set1_ps(row[u]);
         ENGINE_KERNEL_UNROLL
         for (int j = 0; j < vectors; j++)
             c[i][j] = _mm512_fmadd_ps(l, r[j], c[i][j]);
     }
 }
 
-/* Prefetches are spread evenly over the steps, in fours. */
+static inline void prefetch(struct share *ahead)
+{
+    const char *end = ahead->next + ahead->bytes;
+    for (; ahead->next < end && ahead->next < ahead->end; ahead->next += LINE)
+        _mm_prefetch(ahead->next, _MM_HINT_T1);
+}
+
 static inline __attribute__((always_inline)) void tile(const int rows, const int vectors,
                                                        const struct step *s)
 {
@@ -152,21 +173,23 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
                                                      s->c + i * s->c_stride + 16 * j)
                              : _mm512_setzero_ps();
     }
-    const float *a = s->a, *b = s->b;
-    int64_t a_stride = s->a_stride, b_stride = s->b_stride, k = 0;
-    const char *next = s->next;
-    int64_t bytes = ((s->next_end - next) / LINE * 4 / (s->depth + 1) + 1) * LINE;
-    for (; k + 4 <= s->depth; k += 4) {
-        for (const char *end = next + bytes; next < end && next < s->next_end; next += LINE)
-            _mm_prefetch(next, _MM_HINT_T1);
+    struct cursor at = {s->a, s->a + 3 * s->a_stride, s->b, s->a_stride, s->b_stride};
+    struct share ahead = s->ahead;
+    int64_t k = s->depth;
+    for (; k >= STEPS; k -= STEPS) {
+        prefetch(&ahead);
+        __asm__("" : "+r"(at.lower)); /* else the compiler computes it from upper again */
         ENGINE_KERNEL_UNROLL
-        for (int u = 0; u < 4; u++)
-            advance(rows, vectors, c, a + u, a_stride, b + u * b_stride);
-        a += 4;
-        b += 4 * b_stride;
+        for (int u = 0; u < STEPS; u++)
+            advance(rows, vectors, c, &at, u);
+        at.upper += STEPS;
+        at.lower += STEPS;
     }
-    for (; k < s->depth; k++, a++, b += b_stride)
-        advance(rows, vectors, c, a, a_stride, b);
+    for (; k > 0; k--) {
+        advance(rows, vectors, c, &at, 0);
+        at.upper++;
+        at.lower++;
+    }
     ENGINE_KERNEL_UNROLL
     for (int i = 0; i < rows; i++) {
         ENGINE_KERNEL_UNROLL
@@ -198,27 +221,29 @@ static void (*const tiles[ROWS][4])(const struct step *) = {NAMES(1), NAMES(2), 
 
 /* ---- the product ---------------------------------------------------------------------------- */
 
-/* What is to be prefetched, and how much of the work is done. */
-struct share {
-    const char *next;
-    int64_t lines, done, tiles;
-};
-
-static void take_share(struct share *share, struct step *s)
-{
-    s->next = share->next + share->lines * share->done / share->tiles * LINE;
-    share->done++;
-    s->next_end = share->next + share->lines * share->done / share->tiles * LINE;
-}
-
 static int64_t ceil_div(int64_t a, int64_t b)
 {
     return (a + b - 1) / b;
 }
 
+/* What is to be prefetched, and how much of the work is done. */
+struct ahead {
+    const char *next;
+    int64_t lines, done, tiles;
+};
+
+static struct share take_share(struct ahead *ahead, int64_t depth)
+{
+    int64_t from = ahead->lines * ahead->done / ahead->tiles;
+    ahead->done++;
+    int64_t to = ahead->lines * ahead->done / ahead->tiles;
+    return (struct share){ahead->next + from * LINE, ahead->next + to * LINE,
+                          ceil_div(to - from, depth / STEPS + 1) * LINE};
+}
+
 /* All rows by one panel, or by its first columns. */
 static void multiply_panel(const struct step *panel, int64_t rows, int64_t columns,
-                           struct share *share)
+                           struct ahead *ahead)
 {
     int64_t vectors = ceil_div(columns, 16), k = 0;
     do {
@@ -229,7 +254,7 @@ static void multiply_panel(const struct step *panel, int64_t rows, int64_t colum
         s.depth = least(DEPTH_BLOCK, panel->depth - k);
         s.last = engine_kernel_lanes16(columns - 16 * (vectors - 1));
         for (int64_t i = 0; i < rows; i += ROWS) {
-            take_share(share, &s);
+            s.ahead = take_share(ahead, s.depth);
             tiles[least(ROWS, rows - i) - 1][vectors - 1](&s);
             s.a += ROWS * s.a_stride;
             s.c += ROWS * s.c_stride;
@@ -244,7 +269,7 @@ static void multiply(const struct engine_left *left, int64_t row0, int64_t rows,
                      size_t next_bytes, void *scratch)
 {
     (void)scratch;
-    struct share share = {
+    struct ahead ahead = {
         .next = next,
         .lines = next != NULL ? (int64_t)next_bytes / LINE : 0,
         .tiles = ceil_div(columns, PANEL) * ceil_div(rows, ROWS) *
@@ -261,7 +286,7 @@ static void multiply(const struct engine_left *left, int64_t row0, int64_t rows,
             .depth = depth,
             .add = add,
         };
-        multiply_panel(&panel, rows, least(PANEL, columns - j), &share);
+        multiply_panel(&panel, rows, least(PANEL, columns - j), &ahead);
     }
 }
 
