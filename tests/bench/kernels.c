@@ -1,6 +1,8 @@
 /* kernels.c - every kernel of engine/kernel.h and every form of the softmax on the shapes that the
  * layer has, on one thread: GF/s, and nanoseconds per element. Kernels take turns, round after
- * round; the best round counts, so that a neighbour matters less. Not part of the tests. */
+ * round; the best round counts, so that a neighbour matters less. Not part of the tests.
+ *
+ * kernels [rounds [name]]: "projection", "four projections", "Q K", "P V" or "softmax" alone. */
 #include <omp.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -233,7 +235,10 @@ int main(int argc, char **argv)
     int rounds = argc > 1 ? atoi(argv[1]) : 10;
     omp_set_num_threads(1);
     for (int i = 0; i < SHAPES; i++)
-        compare_products(&shapes[i], rounds);
+        if (argc < 3 || strcmp(argv[2], shapes[i].name) == 0)
+            compare_products(&shapes[i], rounds);
+    if (argc >= 3 && strcmp(argv[2], "softmax") != 0)
+        return 0;
     compare_softmax(128, 128, rounds);
     compare_softmax(128, 512, rounds);
     compare_softmax(32, 2048, rounds);
