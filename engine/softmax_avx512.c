@@ -1,84 +1,103 @@
 /* softmax_avx512.c - softmax.h for AVX-512: three passes over a row that lies in the nearest
- * caches. Four accumulators hide the latency of max and add. 16-bit policies and several axes are
- * rare and left to the portable form. */
+ * caches; 16-bit policies and several axes are rare and left to the portable form.
+ *
+ * Per 16 elements the first pass takes 3 operations of the two vector ports, the second 14, the
+ * third 1. Four accumulators hide the latency of max and add. */
 #include "engine/softmax.h"
 
 #include <immintrin.h>
 #include <math.h>
 
-/* exp(x) for x <= 0, to 1 ulp: 2^n * e^r with |r| <= ln 2 / 2, ln 2 in two parts, and the Taylor
- * polynomial of degree 7 by Horner. Below -150 the result is 0 by underflow; the lower bound
- * keeps r finite there, and NaN passes (the second operand wins). */
-static inline __m512 exp_vector(__m512 x)
-{
-    x = _mm512_max_ps(_mm512_set1_ps(-150.0f), x);
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f)),
-                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
-    p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-    return _mm512_scalef_ps(p, n);
-}
+#include "engine/kernel_transpose.h"
 
-static inline __mmask16 tail_of(int64_t left)
+/* 2^(j/32) as float bits, less j << 18: what n << 18 adds to it, n = 32 k + j, is then k << 23. */
+static const uint32_t powers[32] __attribute__((aligned(64))) = {
+    0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a, 0x3f79c3d3, 0x3f78f4f0,
+    0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043, 0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6,
+    0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be, 0x3f76248c, 0x3f76a81e,
+    0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907, 0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3,
+};
+
+/* exp(x) for x <= 0, to 1.5 ulp; 0 below -87.33, where results would be denormal; NaN stays.
+ * n = round(32 x / ln 2), by adding 1.5 * 2^23, which leaves it in the low bits; r = x - n ln 2 /
+ * 32 with ln 2 / 32 in two parts; e^r = 1 + r (c1 + r / 2) for |r| <= ln 2 / 64, the cubic term
+ * taken into c1 as Chebyshev has it, which leaves 2^-24. */
+static inline __m512 exp_vector(__m512 x, __m512i low, __m512i high)
 {
-    return left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
+    const __m512 magic = _mm512_set1_ps(12582912.0f);
+    __m512 t = _mm512_fmadd_ps(x, _mm512_set1_ps(46.166241308f), magic);
+    __m512 n = _mm512_sub_ps(t, magic);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(2.166084945e-02f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-5.952044413e-11f), r);
+    __m512i bits = _mm512_castps_si512(t);
+    __m512 power = _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_slli_epi32(bits, 18), _mm512_permutex2var_epi32(low, bits, high)));
+    __m512 q = _mm512_fmadd_ps(r, _mm512_set1_ps(0.5f), _mm512_set1_ps(1.0000146623f));
+    __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.33f), _CMP_NLT_UQ);
+    return _mm512_maskz_fmadd_ps(normal, _mm512_mul_ps(power, r), q, power);
 }
 
 /* v = x + positions + adder, stored; returns the running maximum. positions are a slice, or one
- * value for all when slice is NULL. */
-static __m512 prepare(float *x, int64_t count, const float *slice, float value, const float *adder,
-                      __m512 maximum)
+ * value for all; the flags are constants of the caller. */
+static inline __attribute__((always_inline)) __m512
+prepare_part(float *x, int64_t count, const bool sliced, const float *slice, float value,
+             const bool added, const float *adder, __m512 maximum)
 {
-    __m512 accumulators[4] = {maximum, maximum, maximum, maximum};
+    __m512 tops[4] = {maximum, maximum, maximum, maximum};
     __m512 same = _mm512_set1_ps(value);
     int64_t j = 0;
     for (; j + 64 <= count; j += 64) {
+        ENGINE_KERNEL_UNROLL
         for (int u = 0; u < 4; u++) {
             int64_t at = j + 16 * u;
-            __m512 v = _mm512_loadu_ps(x + at);
-            v = _mm512_add_ps(v, slice != NULL ? _mm512_loadu_ps(slice + at) : same);
-            if (adder != NULL)
+            __m512 v =
+                _mm512_add_ps(_mm512_loadu_ps(x + at), sliced ? _mm512_loadu_ps(slice + at) : same);
+            if (added)
                 v = _mm512_add_ps(v, _mm512_loadu_ps(adder + at));
             _mm512_storeu_ps(x + at, v);
-            accumulators[u] = _mm512_max_ps(accumulators[u], v);
+            tops[u] = _mm512_max_ps(tops[u], v);
         }
     }
     for (; j < count; j += 16) {
-        __mmask16 k = tail_of(count - j);
-        __m512 v = _mm512_maskz_loadu_ps(k, x + j);
-        v = _mm512_add_ps(v, slice != NULL ? _mm512_maskz_loadu_ps(k, slice + j) : same);
-        if (adder != NULL)
+        __mmask16 k = engine_kernel_lanes16(count - j);
+        __m512 v = _mm512_add_ps(_mm512_maskz_loadu_ps(k, x + j),
+                                 sliced ? _mm512_maskz_loadu_ps(k, slice + j) : same);
+        if (added)
             v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(k, adder + j));
         _mm512_mask_storeu_ps(x + j, k, v);
-        accumulators[0] = _mm512_mask_max_ps(accumulators[0], k, accumulators[0], v);
+        tops[0] = _mm512_mask_max_ps(tops[0], k, tops[0], v);
     }
-    return _mm512_max_ps(_mm512_max_ps(accumulators[0], accumulators[1]),
-                         _mm512_max_ps(accumulators[2], accumulators[3]));
+    return _mm512_max_ps(_mm512_max_ps(tops[0], tops[1]), _mm512_max_ps(tops[2], tops[3]));
+}
+
+static __m512 prepare(float *x, int64_t count, const float *slice, float value, const float *adder,
+                      __m512 maximum)
+{
+    if (slice != NULL)
+        return adder != NULL ? prepare_part(x, count, true, slice, 0.0f, true, adder, maximum)
+                             : prepare_part(x, count, true, slice, 0.0f, false, NULL, maximum);
+    return adder != NULL ? prepare_part(x, count, false, NULL, value, true, adder, maximum)
+                         : prepare_part(x, count, false, NULL, value, false, NULL, maximum);
 }
 
 static float exponentiate(float *x, int64_t count, float maximum)
 {
-    __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
-                      _mm512_setzero_ps()};
-    __m512 top = _mm512_set1_ps(maximum);
+    const __m512i low = _mm512_load_si512(powers), high = _mm512_load_si512(powers + 16);
+    const __m512 zero = _mm512_setzero_ps(), top = _mm512_set1_ps(maximum);
+    __m512 sums[4] = {zero, zero, zero, zero};
     int64_t j = 0;
     for (; j + 64 <= count; j += 64) {
+        ENGINE_KERNEL_UNROLL
         for (int u = 0; u < 4; u++) {
-            __m512 e = exp_vector(_mm512_sub_ps(_mm512_loadu_ps(x + j + 16 * u), top));
-            _mm512_storeu_ps(x + j + 16 * u, e);
+            float *at = x + j + 16 * u;
+            __m512 e = exp_vector(_mm512_sub_ps(_mm512_loadu_ps(at), top), low, high);
+            _mm512_storeu_ps(at, e);
             sums[u] = _mm512_add_ps(sums[u], e);
         }
     }
     for (; j < count; j += 16) {
-        __mmask16 k = tail_of(count - j);
-        __m512 e = exp_vector(_mm512_sub_ps(_mm512_maskz_loadu_ps(k, x + j), top));
+        __mmask16 k = engine_kernel_lanes16(count - j);
+        __m512 e = exp_vector(_mm512_sub_ps(_mm512_maskz_loadu_ps(k, x + j), top), low, high);
         _mm512_mask_storeu_ps(x + j, k, e);
         sums[0] = _mm512_mask_add_ps(sums[0], k, sums[0], e);
     }
@@ -90,7 +109,7 @@ static void scale(float *x, int64_t count, float factor)
 {
     __m512 f = _mm512_set1_ps(factor);
     for (int64_t j = 0; j < count; j += 16) {
-        __mmask16 k = tail_of(count - j);
+        __mmask16 k = engine_kernel_lanes16(count - j);
         _mm512_mask_storeu_ps(x + j, k, _mm512_mul_ps(_mm512_maskz_loadu_ps(k, x + j), f));
     }
 }
