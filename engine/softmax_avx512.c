@@ -18,7 +18,8 @@ static const uint32_t powers[32] __attribute__((aligned(64))) = {
     0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907, 0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3,
 };
 
-/* exp(x) for x <= 0, to 1.5 ulp; 0 below -87.33, where results would be denormal; NaN stays.
+/* exp(x) for x <= 0, to 1.9 ulp; 0 below -86, where parts of a result would be denormal (slow, and
+ * short of bits); NaN stays.
  * n = round(32 x / ln 2), by adding 1.5 * 2^23, which leaves it in the low bits; r = x - n ln 2 /
  * 32 with ln 2 / 32 in two parts; e^r = 1 + r (c1 + r / 2) for |r| <= ln 2 / 64, the cubic term
  * taken into c1 as Chebyshev has it, which leaves 2^-24. */
@@ -33,8 +34,8 @@ static inline __m512 exp_vector(__m512 x, __m512i low, __m512i high)
     __m512 power = _mm512_castsi512_ps(
         _mm512_add_epi32(_mm512_slli_epi32(bits, 18), _mm512_permutex2var_epi32(low, bits, high)));
     __m512 q = _mm512_fmadd_ps(r, _mm512_set1_ps(0.5f), _mm512_set1_ps(1.0000146623f));
-    __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.33f), _CMP_NLT_UQ);
-    return _mm512_maskz_fmadd_ps(normal, _mm512_mul_ps(power, r), q, power);
+    __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-86.0f), _CMP_NLT_UQ);
+    return _mm512_maskz_fmadd_ps(normal, _mm512_maskz_mul_ps(normal, power, r), q, power);
 }
 
 /* v = x + positions + adder, stored; returns the running maximum. positions are a slice, or one
@@ -108,7 +109,13 @@ static float exponentiate(float *x, int64_t count, float maximum)
 static void scale(float *x, int64_t count, float factor)
 {
     __m512 f = _mm512_set1_ps(factor);
-    for (int64_t j = 0; j < count; j += 16) {
+    int64_t j = 0;
+    for (; j + 64 <= count; j += 64) {
+        ENGINE_KERNEL_UNROLL
+        for (int u = 0; u < 4; u++)
+            _mm512_storeu_ps(x + j + 16 * u, _mm512_mul_ps(_mm512_loadu_ps(x + j + 16 * u), f));
+    }
+    for (; j < count; j += 16) {
         __mmask16 k = engine_kernel_lanes16(count - j);
         _mm512_mask_storeu_ps(x + j, k, _mm512_mul_ps(_mm512_maskz_loadu_ps(k, x + j), f));
     }
@@ -133,18 +140,31 @@ static float prepare_row(const struct engine_softmax_rows *rows, int64_t row)
     return _mm512_reduce_max_ps(maximum);
 }
 
+static void finish_row(const struct engine_softmax_rows *rows, int64_t row, float sum)
+{
+    if (rows->defer)
+        rows->factors[row] = 1.0f / sum;
+    else
+        scale(rows->tile + row * rows->stride, rows->keys, 1.0f / sum);
+}
+
+/* The passes of a row wait for one maximum and one sum: the first pass of the next row and the last
+ * one of the row before are put in between. */
 void engine_softmax_avx512_rows(const struct engine_softmax_rows *rows)
 {
     if (rows->several_axes || rows->policy != ENGINE_POLICY_FLOAT32 || rows->keys == 0) {
         engine_softmax_portable(rows);
         return;
     }
+    float top = rows->rows > 0 ? prepare_row(rows, 0) : 0.0f, sum = 0.0f;
     for (int64_t row = 0; row < rows->rows; row++) {
-        float *x = rows->tile + row * rows->stride;
-        float sum = exponentiate(x, rows->keys, prepare_row(rows, row));
-        if (rows->defer)
-            rows->factors[row] = 1.0f / sum;
-        else
-            scale(x, rows->keys, 1.0f / sum);
+        float next_top = row + 1 < rows->rows ? prepare_row(rows, row + 1) : 0.0f;
+        float next_sum = exponentiate(rows->tile + row * rows->stride, rows->keys, top);
+        if (row > 0)
+            finish_row(rows, row - 1, sum);
+        top = next_top;
+        sum = next_sum;
     }
+    if (rows->rows > 0)
+        finish_row(rows, rows->rows - 1, sum);
 }
