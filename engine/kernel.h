@@ -29,7 +29,7 @@ struct engine_right {
     void *data;
     int64_t depth, columns;
     size_t plane;
-    bool transposed; /* made by right_from_columns: some kernels keep it so */
+    bool transposed; /* made by right_write_columns: some kernels keep it so */
 };
 
 struct engine_kernel {
@@ -45,9 +45,8 @@ struct engine_kernel {
      * float32 rows (left_is_plain) accepts any float32 matrix as it lies: data, depth, stride. */
     bool left_is_plain;
     size_t (*left_init)(struct engine_left *left, int64_t rows, int64_t depth);
-    /* Writes rows row0.. and columns column0.. from a float32 tile. Writing the last column
-     * (column0 + columns == depth) also zeroes the padding up to the stride in those rows: each
-     * row's last column must be written, in any order with the others. */
+    /* Writes rows row0.. and columns column0.. from a float32 tile, any of either. Whoever writes
+     * the last column of a row (column0 + columns == depth) also zeroes the padding behind it. */
     void (*left_write)(const struct engine_left *left, int64_t row0, int64_t rows, int64_t column0,
                        int64_t columns, const float *tile, int64_t tile_stride);
 

@@ -1,3 +1,579 @@
+/* kernel_amx.c - products on AMX tiles: "bf16" keeps operands as one bfloat16 plane; "x3" as two,
+ * high and low (low = bf16(x - high)), and adds high*high + high*low + low*high in float32. What is
+ * left out, low*low, is 2^-18 of a product.
+ *
+ * Left: rows of bfloat16, the depth padded to 32 with zeros. Right: panels of 32 columns (the last
+ * one of 16 if that is enough), [columns/32][depth/32][2][16][16][2]: each 1 KB tile holds 16 pairs
+ * of depth by 16 columns, as TDPBF16PS wants them; also padded with zeros.
+ * Tiles: 2 x 2 of C (0 to 3), two of L (4, 5), two of R (6, 7): 4 KB of loads for 4 products. A
+ * panel is taken in blocks of DEPTH_BLOCK, 32 x 384 = 24 KB, which stay in L1 while all rows pass
+ * over them; sums rest in C in between. An element is one sum in ascending depth whatever is
+ * computed beside it.
+ *
+ * Rows beyond the last one are computed and thrown away: operands have room for 15 more rows.
+ * Incomplete tiles of C go through scratch. A live depth that is no multiple of 32 has its last
+ * tiles copied to scratch without what lies beyond (0 * NaN is NaN).
+ *
+ * Traps: GCC 12's _tile_loadconfig declares 8 of 64 bytes as read, and its tile loads and stores
+ * declare no memory at all: hence the asm and the barriers. LDTILECFG clears all tiles, so there is
+ * one configuration. oneDNN's own AMX code releases it: acquire() loads it for each unit of work.
+ * Refuses denormals, as the instructions do (they count as 0); under x3 also infinities: they make
+ * their row or column NaN. */
 #include "engine/kernel.h"
-const struct engine_kernel *engine_kernel_amx_bf16(void) { return NULL; }
-const struct engine_kernel *engine_kernel_amx_x3(void) { return NULL; }
+
+#include <string.h>
+
+#include "engine/cpu.h"
+#include "engine/kernel_transpose.h"
+
+enum { TILE = 16, PANEL = 32, DEPTH = 32, DEPTH_BLOCK = 384, LINE = 64, TILE_BYTES = 1024 };
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static int64_t padded_depth(int64_t depth)
+{
+    return ceil_div(depth, DEPTH) * DEPTH;
+}
+
+static int64_t padded_columns(int64_t columns)
+{
+    return ceil_div(columns, TILE) * TILE;
+}
+
+/* ---- conversion ----------------------------------------------------------------------------- */
+
+/* 32 values in order; ties to even, denormals to 0. */
+static inline __m512i to_bf16(__m512 first, __m512 second)
+{
+    return (__m512i)_mm512_cvtne2ps_pbh(second, first);
+}
+
+/* x - high; NaN for an infinity, which times a low plane of 0 would be NaN anyway. */
+static inline __m512 rest_of(__m512 x, __m256i high)
+{
+    __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
+    return _mm512_sub_ps(x, _mm512_castsi512_ps(bits));
+}
+
+static inline __m512i low_plane(__m512 first, __m512 second, __m512i high)
+{
+    return to_bf16(rest_of(first, _mm512_castsi512_si256(high)),
+                   rest_of(second, _mm512_extracti64x4_epi64(high, 1)));
+}
+
+/* ---- left operands -------------------------------------------------------------------------- */
+
+/* Strides of whole kilobytes would put all rows of a tile into a few sets of L1: one line more. */
+static int64_t left_stride(int64_t depth)
+{
+    int64_t stride = padded_depth(depth);
+    return stride % 512 == 0 ? stride + DEPTH : stride;
+}
+
+static size_t init_left(struct engine_left *left, int64_t rows, int64_t depth, bool two_planes)
+{
+    left->depth = depth;
+    left->stride = left_stride(depth);
+    size_t bytes = (size_t)(rows + TILE - 1) * (size_t)left->stride * sizeof(uint16_t);
+    left->plane = two_planes ? bytes : 0;
+    return two_planes ? 2 * bytes : bytes;
+}
+
+static size_t left_init_bf16(struct engine_left *left, int64_t rows, int64_t depth)
+{
+    return init_left(left, rows, depth, false);
+}
+
+static size_t left_init_x3(struct engine_left *left, int64_t rows, int64_t depth)
+{
+    return init_left(left, rows, depth, true);
+}
+
+static void write_left_row(uint16_t *to, size_t plane, const float *from, int64_t columns)
+{
+    for (int64_t j = 0; j < columns; j += 32) {
+        __mmask32 lanes = engine_kernel_lanes32(columns - j);
+        __m512 first = _mm512_maskz_loadu_ps((__mmask16)lanes, from + j);
+        __m512 second = _mm512_maskz_loadu_ps((__mmask16)(lanes >> 16), from + j + 16);
+        __m512i high = to_bf16(first, second);
+        _mm512_mask_storeu_epi16(to + j, lanes, high);
+        if (plane != 0)
+            _mm512_mask_storeu_epi16((char *)(to + j) + plane, lanes,
+                                     low_plane(first, second, high));
+    }
+}
+
+/* Who writes a row's last column writes the zeros behind it. */
+static void left_write(const struct engine_left *left, int64_t row0, int64_t rows, int64_t column0,
+                       int64_t columns, const float *tile, int64_t tile_stride)
+{
+    size_t tail = 0;
+    if (column0 + columns == left->depth)
+        tail = (size_t)(padded_depth(left->depth) - left->depth) * sizeof(uint16_t);
+    for (int64_t i = 0; i < rows; i++) {
+        uint16_t *to = (uint16_t *)left->data + (row0 + i) * left->stride + column0;
+        write_left_row(to, left->plane, tile + i * tile_stride, columns);
+        memset(to + columns, 0, tail);
+        if (left->plane != 0)
+            memset((char *)(to + columns) + left->plane, 0, tail);
+    }
+}
+
+/* ---- right operands ------------------------------------------------------------------------- */
+
+static size_t init_right(struct engine_right *right, int64_t depth, int64_t columns,
+                         bool transposed, bool two_planes)
+{
+    size_t bytes = (size_t)padded_depth(depth) * (size_t)padded_columns(columns) * sizeof(uint16_t);
+    right->depth = depth;
+    right->columns = columns;
+    right->transposed = transposed;
+    right->plane = two_planes ? bytes : 0;
+    return two_planes ? 2 * bytes : bytes;
+}
+
+static size_t right_init_bf16(struct engine_right *right, int64_t depth, int64_t columns,
+                              bool transposed)
+{
+    return init_right(right, depth, columns, transposed, false);
+}
+
+static size_t right_init_x3(struct engine_right *right, int64_t depth, int64_t columns,
+                            bool transposed)
+{
+    return init_right(right, depth, columns, transposed, true);
+}
+
+/* Tiles side by side in the panel of column n: 2, or 1 in a narrow last one. */
+static int64_t panel_tiles(const struct engine_right *right, int64_t n)
+{
+    return least(2, (padded_columns(right->columns) - n / PANEL * PANEL) / TILE);
+}
+
+/* The tile of depth k and column n, k a multiple of 32, n of 16. */
+static char *right_at(const struct engine_right *right, int64_t k, int64_t n)
+{
+    int64_t first = n / PANEL * PANEL, tiles = panel_tiles(right, n);
+    return (char *)right->data + first * padded_depth(right->depth) * (int64_t)sizeof(uint16_t) +
+           (k / DEPTH * tiles + (n - first) / TILE) * TILE_BYTES;
+}
+
+/* Pairs of 16 columns: two rows of R, the second NULL for zeros, interleaved. */
+static inline void write_pair(char *to, size_t plane, const float *row, const float *second_row,
+                              __mmask16 lanes)
+{
+    const __m512i order =
+        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    __m512 first = _mm512_maskz_loadu_ps(lanes, row);
+    __m512 second =
+        second_row != NULL ? _mm512_maskz_loadu_ps(lanes, second_row) : _mm512_setzero_ps();
+    __m512i high = to_bf16(first, second);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, high));
+    if (plane != 0)
+        _mm512_storeu_si512(to + plane,
+                            _mm512_permutexvar_epi16(order, low_plane(first, second, high)));
+}
+
+/* The pairs from depth k on up to the padded depth become zero, for the 16 columns from n on. */
+static void clear_right_tail(const struct engine_right *right, int64_t k, int64_t n)
+{
+    for (; k < padded_depth(right->depth); k += 2) {
+        char *to = right_at(right, k / DEPTH * DEPTH, n) + k % DEPTH / 2 * LINE;
+        memset(to, 0, LINE);
+        if (right->plane != 0)
+            memset(to + right->plane, 0, LINE);
+    }
+}
+
+static void right_write_rows(const struct engine_right *right, int64_t k0, int64_t rows,
+                             int64_t column0, int64_t columns, const float *tile,
+                             int64_t tile_stride)
+{
+    for (int64_t j = 0; j < columns; j += TILE) {
+        __mmask16 lanes = engine_kernel_lanes16(columns - j);
+        for (int64_t i = 0; i < rows; i += 2) {
+            int64_t k = k0 + i;
+            const float *row = tile + i * tile_stride + j;
+            write_pair(right_at(right, k / DEPTH * DEPTH, column0 + j) + k % DEPTH / 2 * LINE,
+                       right->plane, row, i + 1 < rows ? row + tile_stride : NULL, lanes);
+        }
+        if (k0 + rows == right->depth)
+            clear_right_tail(right, k0 + ((rows + 1) & ~(int64_t)1), column0 + j);
+    }
+}
+
+/* One tile (and its low one) from 16 keys (fewer: the others become 0) by up to 32 of depth. */
+static void write_tile_of_keys(char *to, size_t plane, const float *tile, int64_t tile_stride,
+                               int64_t count, int64_t depth)
+{
+    __mmask32 lanes = engine_kernel_lanes32(depth);
+    __m512i high[16], low[16];
+    ENGINE_KERNEL_UNROLL
+    for (int i = 0; i < 16; i++) {
+        __mmask32 k = i < count ? lanes : 0;
+        const float *row = tile + (i < count ? i : 0) * tile_stride;
+        __m512 first = _mm512_maskz_loadu_ps((__mmask16)k, row);
+        __m512 second = _mm512_maskz_loadu_ps((__mmask16)(k >> 16), row + 16);
+        high[i] = to_bf16(first, second);
+        low[i] = plane != 0 ? low_plane(first, second, high[i]) : _mm512_setzero_si512();
+    }
+    engine_kernel_transpose(high);
+    ENGINE_KERNEL_UNROLL
+    for (int i = 0; i < 16; i++)
+        _mm512_storeu_si512(to + i * LINE, high[i]);
+    if (plane == 0)
+        return;
+    engine_kernel_transpose(low);
+    ENGINE_KERNEL_UNROLL
+    for (int i = 0; i < 16; i++)
+        _mm512_storeu_si512(to + plane + i * LINE, low[i]);
+}
+
+static void right_write_columns(const struct engine_right *right, int64_t n0, int64_t count,
+                                const float *tile, int64_t tile_stride)
+{
+    for (int64_t i = 0; i < count; i += TILE)
+        for (int64_t k = 0; k < right->depth; k += DEPTH)
+            write_tile_of_keys(right_at(right, k, n0 + i), right->plane, tile + i * tile_stride + k,
+                               tile_stride, count - i, right->depth - k);
+}
+
+/* ---- tiles ---------------------------------------------------------------------------------- */
+
+static void acquire(void)
+{
+    static const struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t column_bytes[16];
+        uint8_t rows[16];
+    } config __attribute__((aligned(64))) = {
+        .palette = 1,
+        .column_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+        .rows = {16, 16, 16, 16, 16, 16, 16, 16},
+    };
+    __asm__ volatile("ldtilecfg %0" ::"m"(config));
+}
+
+static void release(void)
+{
+    __asm__ volatile("tilerelease" ::: "memory");
+}
+
+/* Memory written before is there for the tile instructions, and theirs for what follows. */
+static inline void barrier(void)
+{
+    __asm__ volatile("" ::: "memory");
+}
+
+/* What is to be prefetched during one block of C: "lines" at each step of depth. */
+struct ahead {
+    const char *next, *end;
+    int64_t bytes;
+};
+
+static inline void prefetch(struct ahead *ahead)
+{
+    const char *end = ahead->next + ahead->bytes;
+    for (; ahead->next < end && ahead->next < ahead->end; ahead->next += LINE)
+        _mm_prefetch(ahead->next, _MM_HINT_T1);
+}
+
+/* Part of a product that one block of C needs: tiles of L and R from some depth on. */
+struct run {
+    const char *a, *b;
+    int64_t a_stride; /* bytes */
+    int64_t b_stride; /* bytes between depths */
+    size_t a_plane, b_plane;
+    int64_t tiles; /* of depth */
+};
+
+#define LOAD_LEFT(from)                                                                            \
+    do {                                                                                           \
+        _tile_loadd(4, from, run->a_stride);                                                       \
+        if (two_rows)                                                                              \
+            _tile_loadd(5, (from) + TILE * run->a_stride, run->a_stride);                          \
+    } while (0)
+#define LOAD_RIGHT(from)                                                                           \
+    do {                                                                                           \
+        _tile_loadd(6, from, LINE);                                                                \
+        if (two_columns)                                                                           \
+            _tile_loadd(7, (from) + TILE_BYTES, LINE);                                             \
+    } while (0)
+#define MULTIPLY()                                                                                 \
+    do {                                                                                           \
+        _tile_dpbf16ps(0, 4, 6);                                                                   \
+        if (two_columns)                                                                           \
+            _tile_dpbf16ps(1, 4, 7);                                                               \
+        if (two_rows)                                                                              \
+            _tile_dpbf16ps(2, 5, 6);                                                               \
+        if (two_rows && two_columns)                                                               \
+            _tile_dpbf16ps(3, 5, 7);                                                               \
+    } while (0)
+
+/* C += L R over a run; with two planes the small products first. */
+static inline __attribute__((always_inline)) void
+accumulate(const bool two_rows, const bool two_columns, const bool two_planes,
+           const struct run *run, struct ahead *ahead)
+{
+    const char *a = run->a, *b = run->b;
+    for (int64_t i = 0; i < run->tiles; i++) {
+        LOAD_LEFT(a);
+        if (two_planes) {
+            LOAD_RIGHT(b + run->b_plane);
+            MULTIPLY();
+        }
+        LOAD_RIGHT(b);
+        MULTIPLY();
+        if (two_planes) {
+            LOAD_LEFT(a + run->a_plane);
+            MULTIPLY();
+        }
+        prefetch(ahead);
+        a += DEPTH * sizeof(uint16_t);
+        b += run->b_stride;
+    }
+}
+
+/* A block of C in memory: whole tiles. */
+struct target {
+    float *c;
+    int64_t stride; /* bytes */
+    bool add;
+};
+
+#define FOR_EACH_TILE(what)                                                                        \
+    do {                                                                                           \
+        what(0, t->c);                                                                             \
+        if (two_columns)                                                                           \
+            what(1, t->c + TILE);                                                                  \
+        if (two_rows)                                                                              \
+            what(2, below);                                                                        \
+        if (two_rows && two_columns)                                                               \
+            what(3, below + TILE);                                                                 \
+    } while (0)
+#define CLEAR(tile, unused) _tile_zero(tile)
+#define LOAD(tile, at)      _tile_loadd(tile, at, t->stride)
+#define STORE(tile, at)     _tile_stored(tile, at, t->stride)
+
+static inline __attribute__((always_inline)) void
+block(const bool two_rows, const bool two_columns, const bool two_planes, const struct target *t,
+      const struct run *whole, const struct run *rest, struct ahead *ahead)
+{
+    float *below = (float *)((char *)t->c + TILE * t->stride);
+    barrier();
+    if (t->add)
+        FOR_EACH_TILE(LOAD);
+    else
+        FOR_EACH_TILE(CLEAR);
+    accumulate(two_rows, two_columns, two_planes, whole, ahead);
+    accumulate(two_rows, two_columns, two_planes, rest, ahead);
+    FOR_EACH_TILE(STORE);
+    barrier();
+}
+
+#define BLOCK(name, two_rows, two_columns, two_planes)                                             \
+    static void block_##name(const struct target *t, const struct run *whole,                      \
+                             const struct run *rest, struct ahead *ahead)                          \
+    {                                                                                              \
+        block(two_rows, two_columns, two_planes, t, whole, rest, ahead);                           \
+    }
+BLOCK(bf16_1x1, false, false, false)
+BLOCK(bf16_1x2, false, true, false)
+BLOCK(bf16_2x1, true, false, false)
+BLOCK(bf16_2x2, true, true, false)
+BLOCK(x3_1x1, false, false, true)
+BLOCK(x3_1x2, false, true, true)
+BLOCK(x3_2x1, true, false, true)
+BLOCK(x3_2x2, true, true, true)
+
+/* By planes, rows, columns. */
+static void (*const blocks[2][2][2])(const struct target *, const struct run *, const struct run *,
+                                     struct ahead *) = {
+    {{block_bf16_1x1, block_bf16_1x2}, {block_bf16_2x1, block_bf16_2x2}},
+    {{block_x3_1x1, block_x3_1x2}, {block_x3_2x1, block_x3_2x2}},
+};
+
+/* ---- the product ---------------------------------------------------------------------------- */
+
+/* The calling thread's: tiles at the edge of C, and the last tiles of an incomplete depth. */
+struct scratch {
+    float c[2 * TILE][PANEL];
+    char a[2][2 * TILE][LINE]; /* by plane */
+    char b[2][2][TILE][LINE];
+};
+
+struct product {
+    const struct engine_left *left;
+    const struct engine_right *right;
+    int64_t row0, rows, columns, depth;
+    float *c;
+    int64_t c_stride;
+    bool add;
+    struct scratch *scratch;
+    struct ahead ahead; /* of the whole product */
+    int64_t blocks, blocks_done;
+};
+
+static void copy_block(float *to, int64_t to_stride, const float *from, int64_t from_stride,
+                       int64_t rows, int64_t columns)
+{
+    __mmask16 first = engine_kernel_lanes16(columns);
+    __mmask16 second = (__mmask16)(engine_kernel_lanes32(columns) >> 16);
+    for (int64_t i = 0; i < rows; i++) {
+        _mm512_mask_storeu_ps(to + i * to_stride, first,
+                              _mm512_maskz_loadu_ps(first, from + i * from_stride));
+        _mm512_mask_storeu_ps(to + i * to_stride + TILE, second,
+                              _mm512_maskz_loadu_ps(second, from + i * from_stride + TILE));
+    }
+}
+
+/* The lines of the following operand that are this block's to prefetch. */
+static struct ahead take_share(struct product *p, int64_t steps)
+{
+    int64_t lines = (p->ahead.end - p->ahead.next) / LINE;
+    int64_t from = lines * p->blocks_done / p->blocks;
+    p->blocks_done++;
+    int64_t to = lines * p->blocks_done / p->blocks;
+    return (struct ahead){p->ahead.next + from * LINE, p->ahead.next + to * LINE,
+                          (to - from + steps) / (steps + 1) * LINE};
+}
+
+/* Copies the last tiles of an incomplete depth without what lies beyond; "valid" bytes of each row
+ * of L, pairs of R. */
+static void copy_rest(const struct product *p, const struct run *from, int64_t rows, int64_t tiles,
+                      struct run *ret)
+{
+    struct scratch *s = p->scratch;
+    int64_t valid = p->depth % DEPTH;
+    for (int plane = 0; plane < (from->a_plane != 0 ? 2 : 1); plane++) {
+        const char *a = from->a + (size_t)plane * from->a_plane;
+        const char *b = from->b + (size_t)plane * from->b_plane;
+        for (int64_t i = 0; i < rows; i++)
+            _mm512_storeu_si512(
+                s->a[plane][i],
+                _mm512_maskz_loadu_epi16(engine_kernel_lanes32(valid), a + i * from->a_stride));
+        memset(s->b[plane], 0, sizeof s->b[plane]);
+        for (int64_t j = 0; j < tiles; j++)
+            memcpy(s->b[plane][j], b + j * TILE_BYTES, (size_t)(valid + 1) / 2 * LINE);
+    }
+    *ret = (struct run){.a = s->a[0][0],
+                        .b = s->b[0][0][0],
+                        .a_stride = LINE,
+                        .a_plane = sizeof s->a[0],
+                        .b_plane = sizeof s->b[0],
+                        .tiles = 1};
+}
+
+/* Up to 32 x 32 elements of C over tiles of depth from "k" on. */
+static void multiply_block(struct product *p, int64_t i, int64_t n, int64_t j, int64_t k)
+{
+    int64_t rows = least(2 * TILE, p->rows - i), columns = least(PANEL, p->columns - j);
+    bool two_rows = rows > TILE, two_columns = columns > TILE;
+    bool ends = p->depth - k <= DEPTH_BLOCK;
+    bool cut =
+        ends && p->depth % DEPTH != 0 && (p->depth < p->right->depth || p->depth < p->left->depth);
+    int64_t depth = ends ? p->depth - k : DEPTH_BLOCK;
+    struct run whole = {
+        .a = (const char *)p->left->data +
+             ((p->row0 + i) * p->left->stride + k) * (int64_t)sizeof(uint16_t),
+        .b = right_at(p->right, k, n),
+        .a_stride = p->left->stride * (int64_t)sizeof(uint16_t),
+        .b_stride = panel_tiles(p->right, n) * TILE_BYTES,
+        .a_plane = p->left->plane,
+        .b_plane = p->right->plane,
+        .tiles = cut ? depth / DEPTH : ceil_div(depth, DEPTH),
+    };
+    struct run rest = {.tiles = 0};
+    if (cut) {
+        struct run last = whole;
+        last.a += whole.tiles * DEPTH * (int64_t)sizeof(uint16_t);
+        last.b += whole.tiles * whole.b_stride;
+        copy_rest(p, &last, rows, two_columns ? 2 : 1, &rest);
+    }
+    float *c = p->c + i * p->c_stride + j;
+    bool direct = rows % TILE == 0 && columns % TILE == 0;
+    struct target target = {c, p->c_stride * (int64_t)sizeof(float), p->add || k > 0};
+    if (!direct) {
+        target.c = p->scratch->c[0];
+        target.stride = sizeof p->scratch->c[0];
+        if (target.add)
+            copy_block(target.c, PANEL, c, p->c_stride, rows, columns);
+    }
+    struct ahead ahead = take_share(p, whole.tiles + rest.tiles);
+    blocks[p->left->plane != 0][two_rows][two_columns](&target, &whole, &rest, &ahead);
+    if (!direct)
+        copy_block(c, p->c_stride, target.c, PANEL, rows, columns);
+}
+
+static void multiply(const struct engine_left *left, int64_t row0, int64_t rows,
+                     const struct engine_right *right, int64_t column0, int64_t columns,
+                     int64_t depth, float *c, int64_t c_stride, bool add, const void *next,
+                     size_t next_bytes, void *scratch)
+{
+    struct product p = {
+        .left = left,
+        .right = right,
+        .row0 = row0,
+        .rows = rows,
+        .columns = columns,
+        .depth = depth,
+        .c = c,
+        .c_stride = c_stride,
+        .add = add,
+        .scratch = scratch,
+        .ahead = {next, next != NULL ? (const char *)next + next_bytes : NULL, 0},
+        .blocks = ceil_div(columns, PANEL) * ceil_div(rows, 2 * TILE) *
+                  (depth > 0 ? ceil_div(depth, DEPTH_BLOCK) : 1),
+    };
+    for (int64_t j = 0; j < columns; j += PANEL) {
+        int64_t k = 0;
+        do {
+            for (int64_t i = 0; i < rows; i += 2 * TILE)
+                multiply_block(&p, i, column0 + j, j, k);
+            k += DEPTH_BLOCK;
+        } while (k < depth);
+    }
+}
+
+const struct engine_kernel *engine_kernel_amx_bf16(void)
+{
+    static const struct engine_kernel kernel = {
+        .name = "amx_bf16",
+        .acquire = acquire,
+        .release = release,
+        .left_init = left_init_bf16,
+        .left_write = left_write,
+        .right_init = right_init_bf16,
+        .right_write_rows = right_write_rows,
+        .right_write_columns = right_write_columns,
+        .scratch_bytes = sizeof(struct scratch),
+        .multiply = multiply,
+    };
+    return engine_cpu()->amx ? &kernel : NULL;
+}
+
+const struct engine_kernel *engine_kernel_amx_x3(void)
+{
+    static const struct engine_kernel kernel = {
+        .name = "amx_x3",
+        .acquire = acquire,
+        .release = release,
+        .left_init = left_init_x3,
+        .left_write = left_write,
+        .right_init = right_init_x3,
+        .right_write_rows = right_write_rows,
+        .right_write_columns = right_write_columns,
+        .scratch_bytes = sizeof(struct scratch),
+        .multiply = multiply,
+    };
+    return engine_cpu()->amx ? &kernel : NULL;
+}

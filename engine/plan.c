@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine/attention.h"
 #include "engine/emit.h"
@@ -314,10 +315,18 @@ static enum engine_code lay_out_wide(struct engine_plan *plan, struct engine_err
 /* ---- running ------------------------------------------------------------------------------------
  */
 
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
 static enum engine_code prepare(struct engine_plan *plan, struct engine_error *err)
 {
     ENGINE_TRY(engine_buffers_take(&plan->engine->buffers, plan->facts.workspace_bytes,
                                    &plan->workspace, err));
+    plan->facts.started_ns = now_ns();
     if (plan->is_wide)
         return ENGINE_OK;
     for (int i = 0; i < 3; i++)
@@ -334,8 +343,13 @@ static void fill_mask(struct engine_plan *plan, int64_t unit)
     int64_t keys = plan->mask.keys, row0 = unit * ENGINE_PLAN_MASK_ROWS;
     int64_t rows = (int64_t)(plan->mask.floats / (size_t)keys) - row0;
     rows = rows < ENGINE_PLAN_MASK_ROWS ? rows : ENGINE_PLAN_MASK_ROWS;
-    engine_mask_fill(&plan->mask, row0, rows,
-                     (float *)(void *)engine_plan_at(plan, plan->adder_offset) + row0 * keys);
+    float *adder = (float *)(void *)engine_plan_at(plan, plan->adder_offset) + row0 * keys;
+    engine_mask_fill(&plan->mask, row0, rows, adder);
+    if (plan->mask.query_stride != 0 || plan->model->config.policy != ENGINE_POLICY_FLOAT32)
+        return;
+    for (int64_t i = 0; i < rows; i++)
+        if (engine_mask_live(adder + i * keys, keys) < keys)
+            atomic_store_explicit(&plan->has_dead_keys, true, memory_order_relaxed);
 }
 
 static void gather(struct engine_plan *plan, int64_t unit, struct engine_arena *arena)
@@ -392,6 +406,7 @@ static enum engine_code fill(struct engine_plan *plan, struct engine_error *err)
         engine_geometry_init(&plan->geometry, &model->config, &model->weights, &plan->call, err));
     ENGINE_TRY(check_wishes(plan, err));
     plan->facts.batch = plan->geometry.batch;
+    plan->rounds = is_16_bit(plan);
     if (mask->data != NULL && plan->geometry.heads_new > 0) {
         ENGINE_TRY(engine_mask_init(&plan->mask, mask, &plan->geometry.scores,
                                     plan->geometry.free_axes, model->config.policy, err));
