@@ -245,14 +245,17 @@ static void a_batch_row_has_the_same_bits_alone_and_beside_any_others(void **unu
     (void)unused;
     fixture_init(&f);
     random_call(&f, 11, &call);
-    struct engine_model *model = make(&f, &f.config, f.weights, f.count);
-    support_run(f.engine, model, &call, false, &all);
-    engine_model_release(model);
-    for (int row = 0; row < 11; row++)
-        check_rows(&f, &call, &all, &row, 1);
-    check_rows(&f, &call, &all, reversed, 11);
-    check_rows(&f, &call, &all, reversed + 2, 5);
-    support_answer_reset(&all);
+    for (int i = ENGINE_PRECISION_F32; i <= ENGINE_PRECISION_BF16; i++) {
+        call.precision = (enum engine_precision)i;
+        struct engine_model *model = make(&f, &f.config, f.weights, f.count);
+        support_run(f.engine, model, &call, false, &all);
+        engine_model_release(model);
+        for (int row = 0; row < 11; row++)
+            check_rows(&f, &call, &all, &row, 1);
+        check_rows(&f, &call, &all, reversed, 11);
+        check_rows(&f, &call, &all, reversed + 2, 5);
+        support_answer_reset(&all);
+    }
     support_call_reset(&call);
     fixture_reset(&f);
 }
@@ -284,12 +287,13 @@ static void repeating_a_call_repeats_its_bits(void **unused)
 /* ---- masks ---------------------------------------------------------------------------------- */
 
 /* padding: the masked keys come last, and are skipped; else they lie anywhere. */
-static void check_masked_keys(struct fixture *f, bool padding)
+static void check_masked_keys(struct fixture *f, bool padding, enum engine_precision precision)
 {
     struct engine_call call;
     struct support_answer before, after;
     struct engine_model *model = make(f, &f->config, f->weights, f->count);
     random_call(f, 2, &call);
+    call.precision = precision;
     call.inputs[ENGINE_ATTENTION_MASK] = support_tensor(ENGINE_BOOL, 3, (int64_t[]){2, 1, KEYS});
     uint8_t *mask = call.inputs[ENGINE_ATTENTION_MASK].data;
     for (int i = 0; i < 2 * KEYS; i++)
@@ -317,8 +321,10 @@ static void a_masked_key_changes_no_bit_and_its_score_is_zero(void **unused)
     struct fixture f;
     (void)unused;
     fixture_init(&f);
-    check_masked_keys(&f, true);
-    check_masked_keys(&f, false);
+    for (int i = ENGINE_PRECISION_F32; i <= ENGINE_PRECISION_BF16; i++) {
+        check_masked_keys(&f, true, (enum engine_precision)i);
+        check_masked_keys(&f, false, (enum engine_precision)i);
+    }
     fixture_reset(&f);
 }
 
