@@ -188,9 +188,8 @@ static json_t *config_tensors(const struct engine_model *model, bool inputs)
     {
         const char *name = json_string_value(json_object_get(tensor, "name"));
         const char *type = json_string_value(json_object_get(tensor, "datatype"));
-        char data_type[16] = "TYPE_";
-        if (type != NULL)
-            strcat(data_type, type);
+        char data_type[24];
+        snprintf(data_type, sizeof data_type, "TYPE_%s", type != NULL ? type : "");
         bool optional = inputs && name != NULL && strcmp(name, "query") != 0 &&
                         strcmp(name, "reuse_attention_scores") != 0;
         json_t *entry = json_pack("{s:s?,s:s,s:O}", "name", name, "data_type", data_type, "dims",

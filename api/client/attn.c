@@ -10,12 +10,12 @@ static const struct {
     int (*run)(int argc, char **argv);
 } commands[] = {
     {"models", "list a server's models", api_commands_models},
-    {"infer", "send a call, save or check the answer", api_commands_infer},
+    {"infer", "send a call, save or check the answer", api_command_infer_run},
     {"load", "load or reload a model", api_commands_load},
     {"unload", "unload a model", api_commands_unload},
-    {"bench", "measure a served model", api_commands_bench},
-    {"inspect", "describe a model directory's weights", api_commands_inspect},
-    {"convert", "make a model directory of a weight file", api_commands_convert},
+    {"bench", "measure a served model", api_command_bench_run},
+    {"inspect", "describe a model directory's weights", api_command_models_inspect},
+    {"convert", "make a model directory of a weight file", api_command_models_convert},
 };
 
 static void print_help(FILE *file)

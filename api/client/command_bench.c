@@ -199,7 +199,7 @@ static int measure(struct wishes *wishes, bool json)
     return err.code != ENGINE_OK ? api_commands_fail(&err) : 0;
 }
 
-int api_commands_bench(int argc, char **argv)
+int api_command_bench_run(int argc, char **argv)
 {
     const char *batch = "1", *tokens = "16", *clients = "8", *seconds = "5";
     const char *positional[2] = {NULL, NULL};

@@ -83,7 +83,7 @@ static void show(void *argument, uint64_t sent, uint64_t received)
             (unsigned long long)(received >> 20));
 }
 
-int api_commands_infer(int argc, char **argv)
+int api_command_infer_run(int argc, char **argv)
 {
     const char *output = NULL, *tolerance_text = "1e-3", *precision = NULL;
     const char *positional[3] = {NULL, NULL, NULL};

@@ -90,7 +90,7 @@ static void print_json(const struct engine_model *model)
     json_decref(root);
 }
 
-int api_commands_inspect(int argc, char **argv)
+int api_command_models_inspect(int argc, char **argv)
 {
     bool json = false;
     const char *directory = NULL;
@@ -173,7 +173,7 @@ static enum engine_code copy_config(const char *from, const char *directory,
                 : engine_error_set(err, ENGINE_INVALID_ARGUMENT, "cannot write %.150s", path);
 }
 
-int api_commands_convert(int argc, char **argv)
+int api_command_models_convert(int argc, char **argv)
 {
     const char *config = NULL, *prefix = "", *positional[2] = {NULL, NULL};
     const struct api_commands_option options[] = {

@@ -1,5 +1,6 @@
-/* commands.h - the commands of attn. Each takes its own arguments (argv[0] is its name), prints
- * to stdout, and returns the exit status: 0 done, 1 failed, 2 wrong usage. */
+/* commands.h - the commands of attn (command_*.c) and what they share. Each command takes its own
+ * arguments (argv[0] is its name), prints to stdout, and returns the exit status: 0 done, 1 failed,
+ * 2 wrong usage. */
 #ifndef API_CLIENT_COMMANDS_H
 #define API_CLIENT_COMMANDS_H
 
@@ -8,12 +9,12 @@
 #include "engine/error.h"
 
 int api_commands_models(int argc, char **argv);
-int api_commands_infer(int argc, char **argv);
+int api_command_infer_run(int argc, char **argv);
 int api_commands_load(int argc, char **argv);
 int api_commands_unload(int argc, char **argv);
-int api_commands_bench(int argc, char **argv);
-int api_commands_inspect(int argc, char **argv);
-int api_commands_convert(int argc, char **argv);
+int api_command_bench_run(int argc, char **argv);
+int api_command_models_inspect(int argc, char **argv);
+int api_command_models_convert(int argc, char **argv);
 
 /* An option of a command: a flag (value NULL) or one with a value. */
 struct api_commands_option {
