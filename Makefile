@@ -64,6 +64,10 @@ $(BUILD)/bench: $(BUILD)/tests/bench/bench.o $(ENGINE_OBJ)
 $(BUILD)/tests/unit/%_test: $(BUILD)/tests/unit/%_test.o $(API_OBJ) $(CLIENT_OBJ) $(SERVER_OBJ) $(ENGINE_OBJ)
 	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ -lcmocka $(MHD_LIBS) $(CURL_LIBS) $(API_LIBS) $(ENGINE_LIBS)
 
+.PHONY: bench
+bench: $(BUILD)/bench ## measure the engine, one thread and two
+	$(BUILD)/bench --threads 1,2 $(ARGS)
+
 .PHONY: unit
 unit: $(UNIT_TESTS) ## run the unit tests alone
 	@for t in $(UNIT_TESTS); do $$t || exit 1; done
