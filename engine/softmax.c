@@ -99,6 +99,7 @@ static void finish_several(const struct engine_softmax_rows *rows, int64_t row, 
     double sum = 0.0;
     for (int64_t j = 0; j < rows->keys; j++)
         sum += (double)expf(x[j] - maximum);
+    /* cppcheck-suppress invalidFunctionArg; the greatest key adds exp(0) */
     float total = maximum + (float)log(sum);
     for (int64_t j = 0; j < rows->keys; j++)
         x[j] = expf(x[j] - total);
