@@ -7,9 +7,9 @@
  * Under a 16-bit policy v is rounded to that type before the softmax (a fully masked row is then
  * uniform, as in TensorFlow).
  *
- * Full-precision exp (<= 2 ulp; what would be under 5e-38 may be 0). NaN in a row makes the whole row NaN; -inf is a masked key; a
- * row of only -inf gives NaN, as in TensorFlow.
- * Source: notes in engine/README.md; tf_keras/layers/activation/softmax.py. */
+ * Full-precision exp (<= 2 ulp; what would be under 5e-38 may be 0). NaN in a row makes the whole
+ * row NaN; -inf is a masked key; a row of only -inf gives NaN, as in TensorFlow. Source: notes in
+ * engine/README.md; tf_keras/layers/activation/softmax.py. */
 #ifndef ENGINE_SOFTMAX_H
 #define ENGINE_SOFTMAX_H
 
