@@ -24,7 +24,7 @@
 #include <string.h>
 
 #include "engine/cpu.h"
-#include "engine/kernel_transpose.h"
+#include "engine/kernel_vectors.h"
 
 enum { TILE = 16, PANEL = 32, DEPTH = 32, DEPTH_BLOCK = 384, LINE = 64, TILE_BYTES = 1024 };
 
@@ -100,7 +100,7 @@ static size_t left_init_x3(struct engine_left *left, int64_t rows, int64_t depth
 static void write_left_row(uint16_t *to, size_t plane, const float *from, int64_t columns)
 {
     for (int64_t j = 0; j < columns; j += 32) {
-        __mmask32 lanes = engine_kernel_lanes32(columns - j);
+        __mmask32 lanes = engine_kernel_vectors_lanes32(columns - j);
         __m512 first = _mm512_maskz_loadu_ps((__mmask16)lanes, from + j);
         __m512 second = _mm512_maskz_loadu_ps((__mmask16)(lanes >> 16), from + j + 16);
         __m512i high = to_bf16(first, second);
@@ -199,7 +199,7 @@ static void right_write_rows(const struct engine_right *right, int64_t k0, int64
                              int64_t tile_stride)
 {
     for (int64_t j = 0; j < columns; j += TILE) {
-        __mmask16 lanes = engine_kernel_lanes16(columns - j);
+        __mmask16 lanes = engine_kernel_vectors_lanes16(columns - j);
         for (int64_t i = 0; i < rows; i += 2) {
             int64_t k = k0 + i;
             const float *row = tile + i * tile_stride + j;
@@ -215,9 +215,9 @@ static void right_write_rows(const struct engine_right *right, int64_t k0, int64
 static void write_tile_of_keys(char *to, size_t plane, const float *tile, int64_t tile_stride,
                                int64_t count, int64_t depth)
 {
-    __mmask32 lanes = engine_kernel_lanes32(depth);
+    __mmask32 lanes = engine_kernel_vectors_lanes32(depth);
     __m512i high[16], low[16];
-    ENGINE_KERNEL_UNROLL
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int i = 0; i < 16; i++) {
         __mmask32 k = i < count ? lanes : 0;
         const float *row = tile + (i < count ? i : 0) * tile_stride;
@@ -226,14 +226,14 @@ static void write_tile_of_keys(char *to, size_t plane, const float *tile, int64_
         high[i] = to_bf16(first, second);
         low[i] = plane != 0 ? low_plane(first, second, high[i]) : _mm512_setzero_si512();
     }
-    engine_kernel_transpose(high);
-    ENGINE_KERNEL_UNROLL
+    engine_kernel_vectors_transpose(high);
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int i = 0; i < 16; i++)
         _mm512_storeu_si512(to + i * LINE, high[i]);
     if (plane == 0)
         return;
-    engine_kernel_transpose(low);
-    ENGINE_KERNEL_UNROLL
+    engine_kernel_vectors_transpose(low);
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int i = 0; i < 16; i++)
         _mm512_storeu_si512(to + plane + i * LINE, low[i]);
 }
@@ -428,8 +428,8 @@ struct product {
 static void copy_block(float *to, int64_t to_stride, const float *from, int64_t from_stride,
                        int64_t rows, int64_t columns)
 {
-    __mmask16 first = engine_kernel_lanes16(columns);
-    __mmask16 second = (__mmask16)(engine_kernel_lanes32(columns) >> 16);
+    __mmask16 first = engine_kernel_vectors_lanes16(columns);
+    __mmask16 second = (__mmask16)(engine_kernel_vectors_lanes32(columns) >> 16);
     for (int64_t i = 0; i < rows; i++) {
         _mm512_mask_storeu_ps(to + i * to_stride, first,
                               _mm512_maskz_loadu_ps(first, from + i * from_stride));
@@ -463,9 +463,9 @@ static void copy_rest(const struct product *p, const struct run *from, int64_t r
         const char *a = from->a + (size_t)plane * from->a_plane;
         const char *b = from->b + (size_t)plane * from->b_plane;
         for (int64_t i = 0; i < rows; i++)
-            _mm512_storeu_si512(
-                s->a[plane][i],
-                _mm512_maskz_loadu_epi16(engine_kernel_lanes32(valid), a + i * from->a_stride));
+            _mm512_storeu_si512(s->a[plane][i],
+                                _mm512_maskz_loadu_epi16(engine_kernel_vectors_lanes32(valid),
+                                                         a + i * from->a_stride));
         memset(s->b[plane], 0, sizeof s->b[plane]);
         for (int64_t j = 0; j < tiles; j++)
             memcpy(s->b[plane][j], b + j * TILE_BYTES, (size_t)(valid + 1) / 2 * LINE);
@@ -562,6 +562,7 @@ const struct engine_kernel *engine_kernel_amx_bf16(void)
         .right_write_columns = right_write_columns,
         .scratch_bytes = sizeof(struct scratch),
         .multiply = multiply,
+        .finish = engine_kernel_vectors_finish,
     };
     return engine_cpu()->amx ? &kernel : NULL;
 }
@@ -579,6 +580,7 @@ const struct engine_kernel *engine_kernel_amx_x3(void)
         .right_write_columns = right_write_columns,
         .scratch_bytes = sizeof(struct scratch),
         .multiply = multiply,
+        .finish = engine_kernel_vectors_finish,
     };
     return engine_cpu()->amx ? &kernel : NULL;
 }

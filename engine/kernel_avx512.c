@@ -20,7 +20,7 @@
 #include <string.h>
 
 #include "engine/cpu.h"
-#include "engine/kernel_transpose.h"
+#include "engine/kernel_vectors.h"
 
 enum { PANEL = 64, ROWS = 6, STEPS = 4, LINE = 64 };
 enum { DEPTH_BLOCK = 384, DEPTH_BLOCK_FEW = 128, FEW_ROWS = 32 };
@@ -80,7 +80,7 @@ static void right_write_rows(const struct engine_right *right, int64_t k0, int64
                              int64_t tile_stride)
 {
     for (int64_t j = 0; j < columns; j += 16) {
-        __mmask16 lanes = engine_kernel_lanes16(columns - j);
+        __mmask16 lanes = engine_kernel_vectors_lanes16(columns - j);
         int64_t width = panel_width(right, column0 + j);
         float *to = right_at(right, k0, column0 + j);
         for (int64_t i = 0; i < rows; i++)
@@ -93,14 +93,14 @@ static void right_write_rows(const struct engine_right *right, int64_t k0, int64
 static void write_square(float *to, int64_t width, const float *tile, int64_t tile_stride,
                          int64_t count, int64_t depth)
 {
-    __mmask16 lanes = engine_kernel_lanes16(depth);
+    __mmask16 lanes = engine_kernel_vectors_lanes16(depth);
     __m512i r[16];
-    ENGINE_KERNEL_UNROLL
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int i = 0; i < 16; i++)
         r[i] = i < count ? _mm512_maskz_loadu_epi32(lanes, tile + i * tile_stride)
                          : _mm512_setzero_si512();
-    engine_kernel_transpose(r);
-    ENGINE_KERNEL_UNROLL
+    engine_kernel_vectors_transpose(r);
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int k = 0; k < 16; k++)
         if (k < depth)
             _mm512_storeu_si512(to + k * width, r[k]);
@@ -145,15 +145,15 @@ static inline __attribute__((always_inline)) void
 advance(const int rows, const int vectors, __m512 c[ROWS][4], struct cursor *at, const int u)
 {
     __m512 r[4];
-    ENGINE_KERNEL_UNROLL
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int j = 0; j < vectors; j++)
         r[j] = _mm512_loadu_ps(at->b + 16 * j);
     at->b += at->b_stride;
-    ENGINE_KERNEL_UNROLL
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int i = 0; i < rows; i++) {
         const float *row = (i < 3 ? at->upper : at->lower) + i % 3 * at->a_stride;
         __m512 l = _mm512_set1_ps(row[u]);
-        ENGINE_KERNEL_UNROLL
+        ENGINE_KERNEL_VECTORS_UNROLL
         for (int j = 0; j < vectors; j++)
             __asm__("vfmadd231ps %2, %1, %0" : "+v"(c[i][j]) : "v"(l), "v"(r[j]));
     }
@@ -170,9 +170,9 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
                                                        const struct step *s)
 {
     __m512 c[ROWS][4];
-    ENGINE_KERNEL_UNROLL
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int i = 0; i < rows; i++) {
-        ENGINE_KERNEL_UNROLL
+        ENGINE_KERNEL_VECTORS_UNROLL
         for (int j = 0; j < vectors; j++)
             c[i][j] = s->add ? _mm512_maskz_loadu_ps(j == vectors - 1 ? s->last : 0xffff,
                                                      s->c + i * s->c_stride + 16 * j)
@@ -184,7 +184,7 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
     for (; k >= STEPS; k -= STEPS) {
         prefetch(&ahead);
         __asm__("" : "+r"(at.lower)); /* else the compiler computes it from upper again */
-        ENGINE_KERNEL_UNROLL
+        ENGINE_KERNEL_VECTORS_UNROLL
         for (int u = 0; u < STEPS; u++)
             advance(rows, vectors, c, &at, u);
         at.upper += STEPS;
@@ -195,9 +195,9 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
         at.upper++;
         at.lower++;
     }
-    ENGINE_KERNEL_UNROLL
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int i = 0; i < rows; i++) {
-        ENGINE_KERNEL_UNROLL
+        ENGINE_KERNEL_VECTORS_UNROLL
         for (int j = 0; j < vectors; j++)
             _mm512_mask_storeu_ps(s->c + i * s->c_stride + 16 * j,
                                   j == vectors - 1 ? s->last : 0xffff, c[i][j]);
@@ -277,7 +277,7 @@ static void multiply_panel(const struct step *panel, int64_t rows, int64_t colum
         s.b += k * s.b_stride;
         s.add = panel->add || k > 0;
         s.depth = least(depth_block(rows), panel->depth - k);
-        s.last = engine_kernel_lanes16(columns - 16 * (vectors - 1));
+        s.last = engine_kernel_vectors_lanes16(columns - 16 * (vectors - 1));
         multiply_rows(&s, rows, vectors, ahead);
         k += depth_block(rows);
     } while (k < panel->depth);
@@ -321,6 +321,7 @@ const struct engine_kernel *engine_kernel_avx512(void)
         .right_write_rows = right_write_rows,
         .right_write_columns = right_write_columns,
         .multiply = multiply,
+        .finish = engine_kernel_vectors_finish,
     };
     return engine_cpu()->avx512 ? &kernel : NULL;
 }

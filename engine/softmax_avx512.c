@@ -8,7 +8,7 @@
 #include <immintrin.h>
 #include <math.h>
 
-#include "engine/kernel_transpose.h"
+#include "engine/kernel_vectors.h"
 
 /* 2^(j/32) as float bits, less j << 18: what n << 18 adds to it, n = 32 k + j, is then k << 23. */
 static const uint32_t powers[32] __attribute__((aligned(64))) = {
@@ -48,7 +48,7 @@ prepare_part(float *x, int64_t count, const bool sliced, const float *slice, flo
     __m512 same = _mm512_set1_ps(value);
     int64_t j = 0;
     for (; j + 64 <= count; j += 64) {
-        ENGINE_KERNEL_UNROLL
+        ENGINE_KERNEL_VECTORS_UNROLL
         for (int u = 0; u < 4; u++) {
             int64_t at = j + 16 * u;
             __m512 v =
@@ -60,7 +60,7 @@ prepare_part(float *x, int64_t count, const bool sliced, const float *slice, flo
         }
     }
     for (; j < count; j += 16) {
-        __mmask16 k = engine_kernel_lanes16(count - j);
+        __mmask16 k = engine_kernel_vectors_lanes16(count - j);
         __m512 v = _mm512_add_ps(_mm512_maskz_loadu_ps(k, x + j),
                                  sliced ? _mm512_maskz_loadu_ps(k, slice + j) : same);
         if (added)
@@ -88,7 +88,7 @@ static float exponentiate(float *x, int64_t count, float maximum)
     __m512 sums[4] = {zero, zero, zero, zero};
     int64_t j = 0;
     for (; j + 64 <= count; j += 64) {
-        ENGINE_KERNEL_UNROLL
+        ENGINE_KERNEL_VECTORS_UNROLL
         for (int u = 0; u < 4; u++) {
             float *at = x + j + 16 * u;
             __m512 e = exp_vector(_mm512_sub_ps(_mm512_loadu_ps(at), top), low, high);
@@ -97,7 +97,7 @@ static float exponentiate(float *x, int64_t count, float maximum)
         }
     }
     for (; j < count; j += 16) {
-        __mmask16 k = engine_kernel_lanes16(count - j);
+        __mmask16 k = engine_kernel_vectors_lanes16(count - j);
         __m512 e = exp_vector(_mm512_sub_ps(_mm512_maskz_loadu_ps(k, x + j), top), low, high);
         _mm512_mask_storeu_ps(x + j, k, e);
         sums[0] = _mm512_mask_add_ps(sums[0], k, sums[0], e);
@@ -111,12 +111,12 @@ static void scale(float *x, int64_t count, float factor)
     __m512 f = _mm512_set1_ps(factor);
     int64_t j = 0;
     for (; j + 64 <= count; j += 64) {
-        ENGINE_KERNEL_UNROLL
+        ENGINE_KERNEL_VECTORS_UNROLL
         for (int u = 0; u < 4; u++)
             _mm512_storeu_ps(x + j + 16 * u, _mm512_mul_ps(_mm512_loadu_ps(x + j + 16 * u), f));
     }
     for (; j < count; j += 16) {
-        __mmask16 k = engine_kernel_lanes16(count - j);
+        __mmask16 k = engine_kernel_vectors_lanes16(count - j);
         _mm512_mask_storeu_ps(x + j, k, _mm512_mul_ps(_mm512_maskz_loadu_ps(k, x + j), f));
     }
 }
