@@ -361,9 +361,7 @@ static void one_case(struct world *w)
     choose_layer(w, &config, &l);
     engine_call_init(&call);
     choose_inputs(w, &l, &call);
-    bool is_16_bit = config.policy == ENGINE_POLICY_MIXED_FLOAT16 ||
-                     config.policy == ENGINE_POLICY_MIXED_BFLOAT16;
-    if (!(is_16_bit && l.axes > 1) && one_in(w, 2))
+    if (one_in(w, 2))
         choose_mask(w, &l, config.num_heads, &call);
     choose_scores(w, &config, &l, &call);
     choose_wishes(w, &config, &l, &call);
