@@ -9,8 +9,10 @@ SAN      ?=
 STD      := -std=gnu11
 WARN     := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla \
             -Wformat=2 -Werror=switch -Werror=vla $(if $(CI),-Werror)
+# Options that not every compiler has.
+accepted  = $(shell $(CC) -Werror $(1) -x c -c -o /dev/null /dev/null 2>/dev/null && echo $(1))
 HARDEN   := -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE \
-            -ftrivial-auto-var-init=zero $(if $(SAN),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
+            $(call accepted,-ftrivial-auto-var-init=zero) $(if $(SAN),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
 SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE
 ALL_C    := $(STD) $(OPT) $(WARN) $(HARDEN) $(SANFLAGS) -MMD -MP
