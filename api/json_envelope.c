@@ -152,6 +152,8 @@ static size_t told_by_shape(const struct api_json_envelope *e, const struct leve
             return SIZE_MAX;
         if (e->text[at] == ']')
             break;
+        if (strchr(", \t\r\n", e->text[at]) == NULL)
+            return SIZE_MAX; /* no list of counts: the protocol says so later */
     }
     return product;
 }

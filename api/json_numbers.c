@@ -260,19 +260,21 @@ static enum engine_code cut_token(struct api_json_numbers *numbers, const char *
     return ENGINE_OK;
 }
 
-/* Numbers separated by single commas, the common case, without a state between them. Returns
- * where something else stands. */
+/* Numbers separated by a comma, perhaps with a space, the common case, without a state between
+ * them. Returns where something else stands, after a comma. */
 static const char *scan_run(struct api_json_numbers *numbers, const char *at, const char *end)
 {
     int64_t run = 0;
-    while (numbers->count < numbers->capacity && end - at > 32) {
+    while (numbers->count < numbers->capacity && end - at > 40) {
         const char *stop = read_value(numbers, at, end);
-        if (stop == NULL || end - stop < 2 || *stop != ',' || is_space(stop[1]) || stop[1] == '[' ||
-            stop[1] == ']')
+        if (stop == NULL || end - stop < 4 || *stop != ',')
+            break;
+        stop += stop[1] == ' ' ? 2 : 1;
+        if (is_space(*stop) || *stop == '[' || *stop == ']')
             break;
         numbers->count++;
         run++;
-        at = stop + 1;
+        at = stop;
     }
     if (run > 0) {
         leaf_done(numbers);

@@ -80,8 +80,7 @@ static const float *adder_row(const struct unit *u)
 static int64_t live_keys(const struct unit *u)
 {
     const struct engine_plan *plan = u->plan;
-    if (!plan->has_mask || plan->mask.query_stride != 0 ||
-        plan->model->config.policy != ENGINE_POLICY_FLOAT32)
+    if (!atomic_load_explicit(&plan->has_dead_keys, memory_order_relaxed))
         return u->keys;
     float logit = (float)plan->geometry.key_dim * bound(u, ENGINE_PLAN_BOUND_QUERY) *
                       bound(u, ENGINE_PLAN_BOUND_KEY) +

@@ -1,6 +1,7 @@
 /* engine.c - see engine.h and instance.h: opening, facts, and the ways to run a plan. */
 #include "engine/instance.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +9,7 @@
 #include "engine/cpu.h"
 #include "engine/onednn.h"
 #include "engine/plan.h"
+#include "engine/selfcheck.h"
 
 static const char *const precisions[] = {"default", "f32", "x3", "bf16"};
 
@@ -67,12 +69,51 @@ static void name_kernel(char *text, size_t size, const struct engine_kernel *ker
     snprintf(text, size, "%s", kernel != NULL ? kernel->name : "none: no such kernel here");
 }
 
-static void choose_kernels(struct engine *engine)
+__attribute__((format(printf, 2, 3))) static void note(struct engine_facts *facts,
+                                                       const char *format, ...)
+{
+    size_t used = strlen(facts->notes);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(facts->notes + used, sizeof facts->notes - used, format, arguments);
+    va_end(arguments);
+}
+
+/* Takes a kernel for a precision if it passes the check; NULL is no kernel. */
+static bool take_kernel(struct engine *engine, enum engine_precision precision,
+                        const struct engine_kernel *kernel)
+{
+    double error;
+    engine->kernels[precision] = kernel;
+    if (kernel == NULL || engine_selfcheck_run(engine, precision, &error))
+        return kernel != NULL;
+    engine->kernels[precision] = NULL;
+    note(&engine->facts, "%s kernel %s, %s softmax: off, the error is %.2g. ",
+         engine_precision_name(precision), kernel->name,
+         engine->softmax == engine_softmax_portable ? "portable" : "vector", error);
+    return false;
+}
+
+/* sgemm comes second because oneDNN generates its code at the first call, which takes 20 ms. */
+static enum engine_code choose_f32(struct engine *engine, struct engine_error *err)
+{
+    engine->softmax = engine_softmax_best();
+    if (take_kernel(engine, ENGINE_PRECISION_F32, engine_kernel_avx512()) ||
+        take_kernel(engine, ENGINE_PRECISION_F32, engine_kernel_sgemm()))
+        return ENGINE_OK;
+    engine->softmax = engine_softmax_portable;
+    if (take_kernel(engine, ENGINE_PRECISION_F32, engine_kernel_sgemm()))
+        return ENGINE_OK;
+    return engine_error_set(err, ENGINE_INTERNAL, "the self-check failed: %s", engine->facts.notes);
+}
+
+static enum engine_code choose_kernels(struct engine *engine, struct engine_error *err)
 {
     const struct engine_cpu *cpu = engine_cpu();
     struct engine_facts *facts = &engine->facts;
-    engine->softmax = engine_softmax_best();
-    engine->kernels[ENGINE_PRECISION_F32] = engine_kernel_sgemm();
+    ENGINE_TRY(choose_f32(engine, err));
+    (void)take_kernel(engine, ENGINE_PRECISION_X3, engine_kernel_amx_x3());
+    (void)take_kernel(engine, ENGINE_PRECISION_BF16, engine_kernel_amx_bf16());
     name_kernel(facts->kernel_f32, sizeof facts->kernel_f32, engine->kernels[ENGINE_PRECISION_F32]);
     name_kernel(facts->kernel_x3, sizeof facts->kernel_x3, engine->kernels[ENGINE_PRECISION_X3]);
     name_kernel(facts->kernel_bf16, sizeof facts->kernel_bf16,
@@ -82,6 +123,7 @@ static void choose_kernels(struct engine *engine)
              : cpu->avx2 ? "avx2"
                          : "portable",
              cpu->amx ? " amx" : "");
+    return ENGINE_OK;
 }
 
 /* ---- the engine -------------------------------------------------------------------------------
@@ -104,9 +146,10 @@ enum engine_code engine_open(const struct engine_options *options, struct engine
         options->precision != ENGINE_PRECISION_DEFAULT ? options->precision : ENGINE_PRECISION_F32;
     engine->facts.threads = threads;
     engine->facts.memory_budget_bytes = budget;
-    choose_kernels(engine);
     engine_buffers_init(&engine->buffers, budget);
-    enum engine_code code = engine_pool_open(threads, &engine->buffers, &engine->pool, err);
+    enum engine_code code = choose_kernels(engine, err);
+    if (code == ENGINE_OK)
+        code = engine_pool_open(threads, &engine->buffers, &engine->pool, err);
     if (code != ENGINE_OK) {
         engine_buffers_reset(&engine->buffers);
         free(engine);

@@ -46,7 +46,7 @@ struct engine_kernel {
     bool left_is_plain;
     size_t (*left_init)(struct engine_left *left, int64_t rows, int64_t depth);
     /* Writes rows row0.. and columns column0.. from a float32 tile, any of either. Whoever writes
-     * the last column of a row writes the padding behind it. */
+     * the last column of a row (column0 + columns == depth) also zeroes the padding behind it. */
     void (*left_write)(const struct engine_left *left, int64_t row0, int64_t rows, int64_t column0,
                        int64_t columns, const float *tile, int64_t tile_stride);
 
@@ -55,7 +55,8 @@ struct engine_kernel {
      * keys). An operand is written by one of the two throughout, "transposed" says which.
      * Rows must be written from multiples of 2 (bfloat16 pairs) unless they are the first;
      * columns from multiples of 16. Parts not written count as garbage: right_init's caller
-     * writes everything; padding inside the format is the kernel's own affair. */
+     * writes everything. Padding inside the format is zeroed by whoever writes beside it: the
+     * last row zeroes the rows after it, the last column the columns after it. */
     size_t (*right_init)(struct engine_right *right, int64_t depth, int64_t columns,
                          bool transposed);
     void (*right_write_rows)(const struct engine_right *right, int64_t k0, int64_t rows,

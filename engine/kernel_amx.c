@@ -373,7 +373,7 @@ static inline __attribute__((always_inline)) void
 block(const bool two_rows, const bool two_columns, const bool two_planes, const struct target *t,
       const struct run *whole, const struct run *rest, struct ahead *ahead)
 {
-    float *below = (float *)((char *)t->c + TILE * t->stride);
+    float *below = (float *)(void *)((char *)t->c + TILE * t->stride);
     barrier();
     if (t->add)
         FOR_EACH_TILE(LOAD);

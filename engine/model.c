@@ -296,8 +296,11 @@ static enum engine_code fill(struct engine_model *model, const struct engine_mod
         ENGINE_TRY(engine_weights_draw(&model->weights, &model->config, source->seed, err));
     else
         ENGINE_TRY(engine_weights_load(&model->weights, &model->config, source->weights,
-                                       source->weights_count, source->prefix, err));
+                                       source->weights_count,
+                                       source->prefix != NULL ? source->prefix : "", err));
     bound_positions(model);
+    if (model->config.policy == ENGINE_POLICY_FLOAT64)
+        return ENGINE_OK; /* the reference reads the weights as they are */
     enum engine_precision precision = engine_instance_precision(model->engine, model->precision);
     return engine_model_pack(model, precision, engine_instance_kernel(model->engine, precision),
                              &packed, err);

@@ -3,10 +3,12 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine/attention.h"
 #include "engine/emit.h"
 #include "engine/projection.h"
+#include "engine/wide.h"
 
 /* Rows of a projection unit: their tile of 256 columns is 256 KB, half of a small L2 beside X. */
 enum { BLOCK_ROWS = 256, TILE_BYTES = 256 << 10, IN_PLACE_BYTES = 4 << 20 };
@@ -114,7 +116,7 @@ static enum engine_code shape_outputs(struct engine_plan *plan, struct engine_er
         if (i == ENGINE_ATTENTION_SCORES_INDICES)
             dtype = ENGINE_I32;
         else if (dtype == ENGINE_BOOL)
-            dtype = ENGINE_F32;
+            dtype = plan->is_wide ? ENGINE_F64 : ENGINE_F32;
         facts->outputs[i].dtype = dtype;
         if (plan->call.wanted[i] &&
             !engine_tensor_bytes(&facts->outputs[i], &facts->output_bytes[i]))
@@ -297,13 +299,36 @@ static enum engine_code lay_out(struct engine_plan *plan, struct engine_error *e
     return ENGINE_OK;
 }
 
+static enum engine_code lay_out_wide(struct engine_plan *plan, struct engine_error *err)
+{
+    size_t output, scores;
+    engine_wide_workspace(plan, &output, &scores);
+    ENGINE_TRY(reserve(plan, output * sizeof(double), 1, &plan->wide_output_offset, err));
+    ENGINE_TRY(reserve(plan, scores * sizeof(double), 1, &plan->wide_scores_offset, err));
+    plan->facts.flops = engine_wide_flops(plan);
+    plan->job.work.units[ENGINE_PLAN_PREPARE] = 1;
+    plan->job.work.units[ENGINE_PLAN_ATTEND] = plan->geometry.outer;
+    plan->facts.units = 1 + plan->geometry.outer;
+    return ENGINE_OK;
+}
+
 /* ---- running ------------------------------------------------------------------------------------
  */
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
 
 static enum engine_code prepare(struct engine_plan *plan, struct engine_error *err)
 {
     ENGINE_TRY(engine_buffers_take(&plan->engine->buffers, plan->facts.workspace_bytes,
                                    &plan->workspace, err));
+    plan->facts.started_ns = now_ns();
+    if (plan->is_wide)
+        return ENGINE_OK;
     for (int i = 0; i < 3; i++)
         if (plan->inputs[i].gathered)
             plan->inputs[i].left.data = engine_plan_at(plan, plan->inputs[i].offset);
@@ -318,8 +343,13 @@ static void fill_mask(struct engine_plan *plan, int64_t unit)
     int64_t keys = plan->mask.keys, row0 = unit * ENGINE_PLAN_MASK_ROWS;
     int64_t rows = (int64_t)(plan->mask.floats / (size_t)keys) - row0;
     rows = rows < ENGINE_PLAN_MASK_ROWS ? rows : ENGINE_PLAN_MASK_ROWS;
-    engine_mask_fill(&plan->mask, row0, rows,
-                     (float *)(void *)engine_plan_at(plan, plan->adder_offset) + row0 * keys);
+    float *adder = (float *)(void *)engine_plan_at(plan, plan->adder_offset) + row0 * keys;
+    engine_mask_fill(&plan->mask, row0, rows, adder);
+    if (plan->mask.query_stride != 0 || plan->model->config.policy != ENGINE_POLICY_FLOAT32)
+        return;
+    for (int64_t i = 0; i < rows; i++)
+        if (engine_mask_live(adder + i * keys, keys) < keys)
+            atomic_store_explicit(&plan->has_dead_keys, true, memory_order_relaxed);
 }
 
 static void gather(struct engine_plan *plan, int64_t unit, struct engine_arena *arena)
@@ -345,6 +375,8 @@ static enum engine_code run(void *argument, int phase, int64_t unit, struct engi
     const struct engine_kernel *kernel = plan->kernel;
     if (phase == ENGINE_PLAN_PREPARE)
         return prepare(plan, err);
+    if (plan->is_wide)
+        return engine_wide_unit(plan, unit, err);
     if (kernel->acquire != NULL)
         kernel->acquire();
     if (phase == ENGINE_PLAN_GATHER)
@@ -367,20 +399,22 @@ static enum engine_code fill(struct engine_plan *plan, struct engine_error *err)
     const struct engine_tensor *mask = &plan->call.inputs[ENGINE_ATTENTION_MASK];
     enum engine_precision wish =
         plan->call.precision != ENGINE_PRECISION_DEFAULT ? plan->call.precision : model->precision;
-    if (model->config.policy == ENGINE_POLICY_FLOAT64)
-        return engine_error_set(err, ENGINE_UNSUPPORTED, "policy float64 is not computed");
+    plan->is_wide = model->config.policy == ENGINE_POLICY_FLOAT64;
     plan->facts.precision = engine_instance_precision(plan->engine, wish);
     plan->kernel = engine_instance_kernel(plan->engine, plan->facts.precision);
     ENGINE_TRY(
         engine_geometry_init(&plan->geometry, &model->config, &model->weights, &plan->call, err));
     ENGINE_TRY(check_wishes(plan, err));
     plan->facts.batch = plan->geometry.batch;
+    plan->rounds = is_16_bit(plan);
     if (mask->data != NULL && plan->geometry.heads_new > 0) {
         ENGINE_TRY(engine_mask_init(&plan->mask, mask, &plan->geometry.scores,
                                     plan->geometry.free_axes, model->config.policy, err));
         plan->has_mask = plan->mask.floats > 0;
     }
     ENGINE_TRY(shape_outputs(plan, err));
+    if (plan->is_wide)
+        return lay_out_wide(plan, err);
     ENGINE_TRY(engine_model_pack(model, plan->facts.precision, plan->kernel, &plan->packed, err));
     return lay_out(plan, err);
 }

@@ -70,6 +70,11 @@ struct engine_plan {
     struct engine_plan_facts facts;
 
     bool wants_output, wants_scores, has_mask, scores_in_place, scores_streamed;
+    bool rounds; /* a 16-bit policy */
+    atomic_bool
+        has_dead_keys; /* the mask hides a suffix of the keys somewhere: known after gather */
+    bool is_wide; /* policy float64: wide.c computes it, of what follows only the mask is set */
+    size_t wide_output_offset, wide_scores_offset;
     struct engine_mask mask;
     struct engine_plan_input inputs[3]; /* query, value, key */
     struct engine_plan_stage stages[4]; /* by engine_model_part */

@@ -59,28 +59,22 @@ struct block {
     int64_t stride;
 };
 
-static void add_bias(const struct block *b)
+/* Products are added to what the tile holds: the bias, laid under them, costs no pass of its own.
+ */
+static void lay_bias(const struct block *b)
 {
     const struct engine_model_projection *p = b->stage->projection;
-    int64_t columns = b->heads * p->width;
-    if (p->bias == NULL)
-        return;
-    const float *bias = p->bias + b->head0 * p->width;
-    for (int64_t i = 0; i < b->rows; i++) {
-        float *row = b->tile + i * b->stride;
-        for (int64_t j = 0; j < columns; j++)
-            row[j] += bias[j];
-    }
+    size_t bytes = (size_t)(b->heads * p->width) * sizeof(float);
+    for (int64_t i = 0; i < b->rows; i++)
+        memcpy(b->tile + i * b->stride, p->bias + b->head0 * p->width, bytes);
 }
 
-/* Raises the bound of an outer row to the tile's greatest absolute value. */
-static void raise_bound(const struct block *b, int64_t outer, const float *tile, int64_t rows,
-                        int64_t columns)
+/* Greatest absolute value of a tile, as float bits: their order is that of the values. */
+static uint32_t greatest_of(const struct block *b, float *tile, int64_t rows, int64_t columns)
 {
-    _Atomic uint32_t *bound =
-        (_Atomic uint32_t *)(void *)engine_plan_at(b->plan, b->plan->bounds_offset) +
-        outer * ENGINE_PLAN_BOUNDS + (int)b->part;
     uint32_t greatest = 0;
+    if (b->plan->kernel->finish != NULL)
+        return b->plan->kernel->finish(tile, b->stride, rows, columns, NULL);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < columns; j++) {
             uint32_t bits;
@@ -88,6 +82,17 @@ static void raise_bound(const struct block *b, int64_t outer, const float *tile,
             bits &= 0x7fffffffu;
             greatest = bits > greatest ? bits : greatest;
         }
+    return greatest;
+}
+
+/* Raises the bound of an outer row to the tile's greatest absolute value. */
+static void raise_bound(const struct block *b, int64_t outer, float *tile, int64_t rows,
+                        int64_t columns)
+{
+    _Atomic uint32_t *bound =
+        (_Atomic uint32_t *)(void *)engine_plan_at(b->plan, b->plan->bounds_offset) +
+        outer * ENGINE_PLAN_BOUNDS + (int)b->part;
+    uint32_t greatest = greatest_of(b, tile, rows, columns);
     uint32_t old = atomic_load_explicit(bound, memory_order_relaxed);
     while (old < greatest && !atomic_compare_exchange_weak(bound, &old, greatest))
         continue;
@@ -124,8 +129,8 @@ static void write_heads(const struct block *b)
     for (int64_t done = 0; done < b->rows;) {
         int64_t outer = (b->row0 + done) / b->stage->rows, row = (b->row0 + done) % b->stage->rows;
         int64_t rows = least(b->stage->rows - row, b->rows - done);
-        const float *tile = b->tile + done * b->stride;
-        if (b->plan->has_mask)
+        float *tile = b->tile + done * b->stride;
+        if (b->plan->has_dead_keys)
             raise_bound(b, outer, tile, rows, b->heads * p->width);
         for (int64_t i = 0; i < b->heads; i++)
             write_head(b, outer, row, rows, b->head0 + i, tile + i * p->width);
@@ -169,11 +174,12 @@ static void run_block(struct block *b, int64_t index, float *tile, void *scratch
         b->tile = (float *)plan->facts.outputs[ENGINE_ATTENTION_OUTPUT].data + b->row0 * b->stride +
                   b->head0;
     }
+    if (p->bias != NULL)
+        lay_bias(b);
     plan->kernel->multiply(left, b->row0, b->rows, &p->rights[index], 0, b->heads * p->width,
-                           p->depth, b->tile, b->stride, false, next,
+                           p->depth, b->tile, b->stride, p->bias != NULL, next,
                            next != NULL ? p->block_bytes : 0, scratch);
-    add_bias(b);
-    for (int64_t i = 0; i < b->rows; i++)
+    for (int64_t i = 0; i < b->rows && plan->rounds; i++)
         engine_plan_round(plan, b->tile + i * b->stride, b->heads * p->width);
     if (b->part != ENGINE_MODEL_OUTPUT)
         write_heads(b);

@@ -285,7 +285,8 @@ enum engine_code engine_weights_load(struct engine_weights *ret,
                                      const char *prefix, struct engine_error *err)
 {
     struct engine_weights weights = {0};
-    enum engine_code code = load_all(&weights, config, tensors, count, prefix, err);
+    enum engine_code code =
+        load_all(&weights, config, tensors, count, prefix != NULL ? prefix : "", err);
     if (code != ENGINE_OK) {
         engine_weights_reset(&weights);
         return code;

@@ -1,11 +1,13 @@
 /* bench.c - the engine in-process, no HTTP: milliseconds of one layer, N=12 E=768 H=64,
  * self-attention, one additive mask.
  *
- * Variants take turns, round after round, and the median of the rounds is printed: a neighbour who
- * slows the machine slows all of them. The ceiling is a 128 x 768 x 768 product by sgemm on one
- * thread, measured in the same rounds. A precision that this machine lacks is left out, with a
+ * Variants take turns, round after round: a neighbour who slows the machine slows all of them. A
+ * turn is one call to warm up, then calls for 20 ms, at least 3, and their median; the median of
+ * the rounds is printed. The ceiling is a 128 x 768 x 768 product by sgemm on one thread, measured
+ * by such turns in the same rounds. A precision that this machine lacks is left out, with a
  * word on stderr: the engine would compute it in float32. */
 #include <omp.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +17,8 @@
 #include "engine/engine.h"
 #include "engine/kernel.h"
 
-enum { HEADS = 12, WIDTH = 768, DIM = 64, ROUNDS = 9, MAX_LIST = 32 };
+enum { HEADS = 12, WIDTH = 768, DIM = 64, ROUNDS = 9, TURN_MS = 20, MAX_LIST = 32 };
+enum { MAX_CALLS = 4096 };
 
 static const struct variant {
     const char *name;
@@ -33,15 +36,19 @@ enum { VARIANTS = sizeof variants / sizeof variants[0] };
 
 struct options {
     bool lines;
+    bool skip[VARIANTS];
     int batch[MAX_LIST], tokens[MAX_LIST], cases;
     int threads[MAX_LIST], thread_counts;
 };
 
-static void fail(const char *format, const char *value)
+__attribute__((format(printf, 1, 2))) static void fail(const char *format, ...)
 {
+    va_list arguments;
+    va_start(arguments, format);
     fprintf(stderr, "bench: ");
-    fprintf(stderr, format, value);
+    vfprintf(stderr, format, arguments);
     fprintf(stderr, "\n");
+    va_end(arguments);
     exit(2);
 }
 
@@ -134,6 +141,22 @@ static double run_ceiling(void)
     return now_ms() - start;
 }
 
+/* One turn of either kind: engine NULL means the ceiling. */
+static double run_turn(struct engine *engine, struct engine_model *model, const struct inputs *in,
+                       const struct variant *variant, double *flops)
+{
+    static double times[MAX_CALLS];
+    int calls = -1; /* the first warms up */
+    for (double start = now_ms(); calls < 3 || now_ms() - start < TURN_MS; calls++) {
+        double ms = engine == NULL ? run_ceiling() : run_once(engine, model, in, variant, flops);
+        if (calls >= 0)
+            times[calls] = ms;
+        if (calls == MAX_CALLS - 1)
+            break;
+    }
+    return median(times, calls);
+}
+
 static const char *kernel_name(const struct engine *engine, enum engine_precision precision)
 {
     const struct engine_facts *facts = engine_facts(engine);
@@ -148,17 +171,18 @@ static bool has_kernel(const struct engine *engine, enum engine_precision precis
 }
 
 static void run_case(struct engine *engine, struct engine_model *const models[3],
-                     const struct inputs *in, bool lines)
+                     const struct inputs *in, const struct options *options)
 {
+    bool lines = options->lines;
     double times[VARIANTS][ROUNDS], ceiling[ROUNDS], flops[VARIANTS];
     for (int round = -1; round < ROUNDS; round++) {
-        double ms = run_ceiling();
+        double ms = run_turn(NULL, NULL, NULL, NULL, NULL);
         if (round >= 0)
             ceiling[round] = ms;
         for (int v = 0; v < VARIANTS; v++) {
-            if (!has_kernel(engine, variants[v].precision))
+            if (options->skip[v] || !has_kernel(engine, variants[v].precision))
                 continue;
-            ms = run_once(engine, models[variants[v].reused / 6], in, &variants[v], &flops[v]);
+            ms = run_turn(engine, models[variants[v].reused / 6], in, &variants[v], &flops[v]);
             if (round >= 0)
                 times[v][round] = ms;
         }
@@ -166,7 +190,7 @@ static void run_case(struct engine *engine, struct engine_model *const models[3]
     int threads = engine_facts(engine)->threads;
     double peak = 2e-6 * 128 * WIDTH * WIDTH / median(ceiling, ROUNDS) * threads;
     for (int v = 0; v < VARIANTS; v++) {
-        if (!has_kernel(engine, variants[v].precision))
+        if (options->skip[v] || !has_kernel(engine, variants[v].precision))
             continue;
         double ms = median(times[v], ROUNDS), speed = flops[v] * 1e-6 / ms;
         if (lines)
@@ -178,7 +202,7 @@ static void run_case(struct engine *engine, struct engine_model *const models[3]
 }
 
 static void measure(struct engine *engine, struct engine_model *const models[3], int batch,
-                    int tokens, bool lines)
+                    int tokens, const struct options *options)
 {
     size_t rows = (size_t)batch * (size_t)tokens, scores = rows * HEADS * (size_t)tokens;
     struct inputs in = {.batch = batch, .tokens = tokens};
@@ -189,7 +213,7 @@ static void measure(struct engine *engine, struct engine_model *const models[3],
         in.mask[i] = 1.0f;
     in.outputs[0] = numbers(rows * WIDTH);
     in.outputs[1] = numbers(scores);
-    run_case(engine, models, &in, lines);
+    run_case(engine, models, &in, options);
     free(in.query), free(in.scores), free(in.mask), free(in.outputs[0]), free(in.outputs[1]);
 }
 
@@ -225,7 +249,7 @@ static void measure_all(const struct options *options, int threads)
     for (int i = 0; i < 3; i++)
         models[i] = make_model(engine, 6 * i);
     for (int i = 0; i < options->cases; i++)
-        measure(engine, models, options->batch[i], options->tokens[i], options->lines);
+        measure(engine, models, options->batch[i], options->tokens[i], options);
     for (int i = 0; i < 3; i++)
         engine_model_release(models[i]);
     engine_close(engine);
@@ -268,6 +292,23 @@ static void read_threads(const char *text, struct options *ret)
     fail("--threads \"%s\" has more than 32 numbers", text);
 }
 
+static void read_variants(const char *text, struct options *ret)
+{
+    for (int v = 0; v < VARIANTS; v++)
+        ret->skip[v] = true;
+    for (const char *at = text; *at != '\0';) {
+        size_t length = strcspn(at, ",");
+        int v = 0;
+        while (v < VARIANTS &&
+               (strlen(variants[v].name) != length || strncmp(variants[v].name, at, length) != 0))
+            v++;
+        if (v == VARIANTS)
+            fail("--variants names \"%.*s\", which does not exist", (int)length, at);
+        ret->skip[v] = false;
+        at += length + (at[length] == ',' ? 1 : 0);
+    }
+}
+
 int main(int argc, char **argv)
 {
     omp_set_num_threads(1); /* the ceiling is one thread's; the engine sees to its own */
@@ -281,11 +322,13 @@ int main(int argc, char **argv)
             read_cases(argv[++i], &options);
         else if (strcmp(argv[i], "--threads") == 0 && has_value)
             read_threads(argv[++i], &options);
+        else if (strcmp(argv[i], "--variants") == 0 && has_value)
+            read_variants(argv[++i], &options);
         else
-            fail(
-                "option \"%s\" is unknown or lacks its value; there are --lines, --cases 1x16,1x128"
-                " and --threads 1,2",
-                argv[i]);
+            fail("option \"%s\" is unknown or lacks its value; there are --lines, --cases "
+                 "1x16,1x128,"
+                 " --threads 1,2 and --variants f32,b16+s",
+                 argv[i]);
     }
     if (!options.lines)
         printf("   B      T  threads  variant           ms      GF/s  of sgemm\n");
