@@ -172,10 +172,16 @@ static enum engine_code refuse(const struct api_json_numbers *numbers, const cha
                             numbers->count, shown, engine_tensor_dtype_name(numbers->dtype));
 }
 
+/* A regular nesting has all leaves at one level and no list beside or below them, so that its
+ * count is the product of its lengths: who reads the shape relies on it. A list that was closed
+ * below the first leaf's level, as in [[],1], has left its length there. */
 static void leaf_done(struct api_json_numbers *numbers)
 {
-    if (numbers->rank == 0)
+    if (numbers->rank == 0) {
         numbers->rank = numbers->depth;
+        if (numbers->depth < API_MAX_RANK && numbers->lengths[numbers->depth] != -1)
+            numbers->regular = false;
+    }
     numbers->regular = numbers->regular && numbers->rank == numbers->depth;
     numbers->open[numbers->depth - 1]++;
     numbers->wants = API_NUMBERS_AFTER;
@@ -187,6 +193,8 @@ static enum engine_code open_list(struct api_json_numbers *numbers, const char *
     if (numbers->depth == API_MAX_RANK)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "%s is nested more than %d levels deep", field, API_MAX_RANK);
+    if (numbers->depth == numbers->rank) /* a list where leaves are, as in [1,[]] */
+        numbers->regular = false;
     numbers->open[numbers->depth++] = 0;
     numbers->wants = API_NUMBERS_FIRST;
     return ENGINE_OK;

@@ -12,14 +12,16 @@
 static enum engine_code shape_of(const struct api_json_value *value, const char *name,
                                  struct engine_tensor *ret, struct engine_error *err)
 {
-    if (!value->regular || value->is_bytes)
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "%s is nested irregularly: lists of one level must be equally "
-                                "long",
-                                name);
+    size_t count = 0;
     *ret = (struct engine_tensor){.dtype = value->dtype, .rank = value->rank};
     memcpy(ret->shape, value->shape, (size_t)value->rank * sizeof ret->shape[0]);
-    return ENGINE_OK;
+    /* All later readers go by the shape: it must not tell more than the buffer holds. */
+    if (value->regular && !value->is_bytes && engine_tensor_count(ret, &count) &&
+        count == value->count)
+        return ENGINE_OK;
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                            "%s is nested irregularly: lists of one level must be equally long",
+                            name);
 }
 
 /* A whole tensor from one array. */
