@@ -6,9 +6,9 @@
  * one of 16 if that is enough), [columns/32][depth/32][2][16][16][2]: each 1 KB tile holds 16 pairs
  * of depth by 16 columns, as TDPBF16PS wants them; also padded with zeros.
  * Tiles: 2 x 2 of C (0 to 3), two of L (4, 5), two of R (6, 7): 4 KB of loads for 4 products. A
- * panel is taken in blocks of DEPTH_BLOCK, 32 x 384 = 24 KB, which stay in L1 while all rows pass
- * over them; sums rest in C in between. An element is one sum in ascending depth whatever is
- * computed beside it.
+ * panel is taken in blocks of 32 x 384 = 24 KB, which stay in L1 while all rows pass over them;
+ * sums rest in C in between. With few rows, where memory is the limit, 128 measures 5 to 12 %
+ * better. An element is one sum in ascending depth whatever is computed beside it.
  *
  * Rows beyond the last one are computed and thrown away: operands have room for 15 more rows.
  * Incomplete tiles of C go through scratch. A live depth that is no multiple of 32 has its last
@@ -26,7 +26,8 @@
 #include "engine/cpu.h"
 #include "engine/kernel_vectors.h"
 
-enum { TILE = 16, PANEL = 32, DEPTH = 32, DEPTH_BLOCK = 384, LINE = 64, TILE_BYTES = 1024 };
+enum { TILE = 16, PANEL = 32, DEPTH = 32, LINE = 64, TILE_BYTES = 1024 };
+enum { DEPTH_BLOCK = 384, DEPTH_BLOCK_FEW = 128, FEW_ROWS = 32 };
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -370,7 +371,7 @@ static inline __attribute__((always_inline)) void
 block(const bool two_rows, const bool two_columns, const bool two_planes, const struct target *t,
       const struct run *whole, const struct run *rest, struct ahead *ahead)
 {
-    float *below = (float *)((char *)t->c + TILE * t->stride);
+    float *below = (float *)(void *)((char *)t->c + TILE * t->stride);
     barrier();
     if (t->add)
         FOR_EACH_TILE(LOAD);
@@ -449,7 +450,7 @@ static struct ahead take_share(struct product *p, int64_t steps)
     int64_t to = lines * p->blocks_done / p->blocks;
     return (struct ahead){p->ahead.next + from * LINE, p->ahead.next + to * LINE,
                           ceil_div(to - from, steps > 0 ? steps : 1) * LINE,
-                          p->rows <= 2 * TILE ? 2 * LINE : LINE};
+                          p->rows <= FEW_ROWS ? 2 * LINE : LINE};
 }
 
 /* Copies the last tiles of an incomplete depth without what lies beyond; "valid" bytes of each row
@@ -478,15 +479,20 @@ static void copy_rest(const struct product *p, const struct run *from, int64_t r
                         .tiles = 1};
 }
 
+static int64_t depth_block(int64_t rows)
+{
+    return rows <= FEW_ROWS ? DEPTH_BLOCK_FEW : DEPTH_BLOCK;
+}
+
 /* Up to 32 x 32 elements of C over tiles of depth from "k" on. */
 static void multiply_block(struct product *p, int64_t i, int64_t n, int64_t j, int64_t k)
 {
     int64_t rows = least(2 * TILE, p->rows - i), columns = least(PANEL, p->columns - j);
     bool two_rows = rows > TILE, two_columns = columns > TILE;
-    bool ends = p->depth - k <= DEPTH_BLOCK;
+    bool ends = p->depth - k <= depth_block(p->rows);
     bool cut =
         ends && p->depth % DEPTH != 0 && (p->depth < p->right->depth || p->depth < p->left->depth);
-    int64_t depth = ends ? p->depth - k : DEPTH_BLOCK;
+    int64_t depth = ends ? p->depth - k : depth_block(p->rows);
     struct run whole = {
         .a = (const char *)p->left->data +
              ((p->row0 + i) * p->left->stride + k) * (int64_t)sizeof(uint16_t),
@@ -537,14 +543,14 @@ static void multiply(const struct engine_left *left, int64_t row0, int64_t rows,
         .scratch = scratch,
         .ahead = {next, next != NULL ? (const char *)next + next_bytes : NULL, 0, 0},
         .blocks = ceil_div(columns, PANEL) * ceil_div(rows, 2 * TILE) *
-                  (depth > 0 ? ceil_div(depth, DEPTH_BLOCK) : 1),
+                  (depth > 0 ? ceil_div(depth, depth_block(rows)) : 1),
     };
     for (int64_t j = 0; j < columns; j += PANEL) {
         int64_t k = 0;
         do {
             for (int64_t i = 0; i < rows; i += 2 * TILE)
                 multiply_block(&p, i, column0 + j, j, k);
-            k += DEPTH_BLOCK;
+            k += depth_block(rows);
         } while (k < depth);
     }
 }

@@ -273,7 +273,7 @@ static double check_pieces(const struct subject *subject)
 {
     static const int64_t row_cuts[] = {0, 1, 6, 23, 40, 77}, column_cuts[] = {0, 64, 128, 150};
     struct product p;
-    make(&p, subject, 77, 70, 150, false);
+    make(&p, subject, 77, 790, 150, false); /* beyond every block of depth */
     float *whole = garbage((size_t)(p.rows * p.columns) * sizeof *whole);
     float *pieces = garbage((size_t)(p.rows * p.columns) * sizeof *pieces);
     multiply(&p, 0, p.rows, 0, p.columns, p.depth, whole, p.columns, false);
