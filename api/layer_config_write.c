@@ -5,10 +5,19 @@
 
 #include "api/layer_config.h"
 
-static json_t *object(const char *module, const char *name, json_t *config)
+static json_t *named(const char *module, const char *name, json_t *config)
 {
     return json_pack("{s:s,s:s,s:o,s:n}", "module", module, "class_name", name, "config", config,
                      "registered_name");
+}
+
+/* The list, or NULL where an item could not be added: no document is written with a gap. */
+static json_t *append(json_t *list, json_t *item)
+{
+    if (json_array_append_new(list, item) == 0)
+        return list;
+    json_decref(list);
+    return NULL;
 }
 
 static json_t *list(const int64_t *values, int rank)
@@ -16,7 +25,7 @@ static json_t *list(const int64_t *values, int rank)
     json_t *ret = json_array();
 
     for (int i = 0; i < rank; i++)
-        json_array_append_new(ret, values[i] < 0 ? json_null() : json_integer(values[i]));
+        ret = append(ret, values[i] < 0 ? json_null() : json_integer(values[i]));
     return ret;
 }
 
@@ -25,8 +34,17 @@ static json_t *signed_list(const int64_t *values, int rank)
     json_t *ret = json_array();
 
     for (int i = 0; i < rank; i++)
-        json_array_append_new(ret, json_integer(values[i]));
+        ret = append(ret, json_integer(values[i]));
     return ret;
+}
+
+/* The object, or NULL where the value could not be set. */
+static json_t *with(json_t *object, const char *key, json_t *value)
+{
+    if (json_object_set_new(object, key, value) == 0)
+        return object;
+    json_decref(object);
+    return NULL;
 }
 
 static json_t *shape(const struct engine_layer_shape *s)
@@ -42,25 +60,25 @@ static json_t *initializer(const struct engine_initializer *x)
     json_t *c = json_object();
 
     if (kind == ENGINE_INITIALIZER_CONSTANT)
-        json_object_set_new(c, "value", json_real(x->value));
+        c = with(c, "value", json_real(x->value));
     if (kind == ENGINE_INITIALIZER_RANDOM_UNIFORM) {
-        json_object_set_new(c, "minval", json_real(x->minimum));
-        json_object_set_new(c, "maxval", json_real(x->maximum));
+        c = with(c, "minval", json_real(x->minimum));
+        c = with(c, "maxval", json_real(x->maximum));
     }
     if (kind == ENGINE_INITIALIZER_RANDOM_NORMAL || kind == ENGINE_INITIALIZER_TRUNCATED_NORMAL) {
-        json_object_set_new(c, "mean", json_real(x->mean));
-        json_object_set_new(c, "stddev", json_real(x->stddev));
+        c = with(c, "mean", json_real(x->mean));
+        c = with(c, "stddev", json_real(x->stddev));
     }
     if (strcmp(x->class_name, "VarianceScaling") == 0) {
-        json_object_set_new(c, "scale", json_real(x->scale));
-        json_object_set_new(c, "mode", json_string(modes[x->mode]));
-        json_object_set_new(c, "distribution", json_string(laws[x->distribution]));
+        c = with(c, "scale", json_real(x->scale));
+        c = with(c, "mode", json_string(modes[x->mode]));
+        c = with(c, "distribution", json_string(laws[x->distribution]));
     }
     if (kind >= ENGINE_INITIALIZER_ORTHOGONAL)
-        json_object_set_new(c, "gain", json_real(x->gain));
+        c = with(c, "gain", json_real(x->gain));
     if (kind >= ENGINE_INITIALIZER_RANDOM_UNIFORM && kind != ENGINE_INITIALIZER_IDENTITY)
-        json_object_set_new(c, "seed", x->has_seed ? json_integer(x->seed) : json_null());
-    return object("keras.initializers", x->class_name, c);
+        c = with(c, "seed", x->has_seed ? json_integer(x->seed) : json_null());
+    return named("keras.initializers", x->class_name, c);
 }
 
 static json_t *regularizer(const struct engine_regularizer *x)
@@ -69,15 +87,15 @@ static json_t *regularizer(const struct engine_regularizer *x)
     json_t *c = json_object();
 
     if (x->kind == ENGINE_REGULARIZER_L1 || x->kind == ENGINE_REGULARIZER_L1L2)
-        json_object_set_new(c, "l1", json_real(x->l1));
+        c = with(c, "l1", json_real(x->l1));
     if (x->kind == ENGINE_REGULARIZER_L2 || x->kind == ENGINE_REGULARIZER_L1L2)
-        json_object_set_new(c, "l2", json_real(x->l2));
+        c = with(c, "l2", json_real(x->l2));
     if (x->kind == ENGINE_REGULARIZER_ORTHOGONAL) {
-        json_object_set_new(c, "factor", json_real(x->factor));
-        json_object_set_new(c, "mode", json_string(x->columns ? "columns" : "rows"));
+        c = with(c, "factor", json_real(x->factor));
+        c = with(c, "mode", json_string(x->columns ? "columns" : "rows"));
     }
     if (x->kind != ENGINE_REGULARIZER_NONE)
-        return object("keras.regularizers", names[x->kind], c);
+        return named("keras.regularizers", names[x->kind], c);
     json_decref(c);
     return json_null();
 }
@@ -90,17 +108,16 @@ static json_t *constraint(const struct engine_constraint *x)
     json_t *c = json_object();
 
     if (range)
-        json_object_set_new(c, "min_value", json_real(x->min_value));
+        c = with(c, "min_value", json_real(x->min_value));
     if (range || x->kind == ENGINE_CONSTRAINT_MAX_NORM)
-        json_object_set_new(c, "max_value", json_real(x->max_value));
+        c = with(c, "max_value", json_real(x->max_value));
     if (range)
-        json_object_set_new(c, "rate", json_real(x->rate));
+        c = with(c, "rate", json_real(x->rate));
     if (x->axis_rank > 0)
-        json_object_set_new(c, "axis",
-                            x->axis_is_list ? signed_list(x->axis, x->axis_rank)
-                                            : json_integer(x->axis[0]));
+        c = with(c, "axis",
+                 x->axis_is_list ? signed_list(x->axis, x->axis_rank) : json_integer(x->axis[0]));
     if (x->kind != ENGINE_CONSTRAINT_NONE)
-        return object("keras.constraints", names[x->kind], c);
+        return named("keras.constraints", names[x->kind], c);
     json_decref(c);
     return json_null();
 }
@@ -109,9 +126,9 @@ static json_t *policy(enum engine_policy p)
 {
     if (p == ENGINE_POLICY_FLOAT32 || p == ENGINE_POLICY_FLOAT64)
         return json_string(p == ENGINE_POLICY_FLOAT32 ? "float32" : "float64");
-    return object("keras.mixed_precision", "Policy",
-                  json_pack("{s:s}", "name",
-                            p == ENGINE_POLICY_MIXED_FLOAT16 ? "mixed_float16" : "mixed_bfloat16"));
+    return named("keras.mixed_precision", "Policy",
+                 json_pack("{s:s}", "name",
+                           p == ENGINE_POLICY_MIXED_FLOAT16 ? "mixed_float16" : "mixed_bfloat16"));
 }
 
 char *api_layer_config_write(const struct engine_layer_config *c)
