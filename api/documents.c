@@ -7,14 +7,12 @@
 
 #include <jansson.h>
 
+#include "api/json_build.h"
 #include "api/layer_config.h"
 
-/* Takes the document; its text, or NULL when memory was short anywhere. */
-static char *finish(json_t *document)
+static char *compact(json_t *document)
 {
-    char *text = document != NULL ? json_dumps(document, JSON_COMPACT) : NULL;
-    json_decref(document);
-    return text;
+    return api_json_build_text(document, JSON_COMPACT);
 }
 
 /* ---- the server ---------------------------------------------------------------------------- */
@@ -30,12 +28,12 @@ char *api_document_server(const char *version, bool control)
                                              NULL};
     json_t *list = json_array();
     if (control) {
-        json_array_append_new(list, json_string("model_repository"));
-        json_array_append_new(list, json_string("model_repository(unload_dependents)"));
+        list = api_json_build_append(list, json_string("model_repository"));
+        list = api_json_build_append(list, json_string("model_repository(unload_dependents)"));
     }
     for (int i = 0; extensions[i] != NULL; i++)
-        json_array_append_new(list, json_string(extensions[i]));
-    return finish(
+        list = api_json_build_append(list, json_string(extensions[i]));
+    return compact(
         json_pack("{s:s,s:s,s:o}", "name", "attnd", "version", version, "extensions", list));
 }
 
@@ -53,8 +51,8 @@ char *api_document_ready(bool ready)
 char *api_document_model_ready(const char *name, bool ready)
 {
     if (ready)
-        return finish(json_pack("{s:s,s:b}", "name", name, "ready", 1));
-    return finish(
+        return compact(json_pack("{s:s,s:b}", "name", name, "ready", 1));
+    return compact(
         json_pack("{s:s,s:s,s:b}", "error", "the model is not ready", "name", name, "ready", 0));
 }
 
@@ -84,9 +82,9 @@ static json_t *shape(int variable, int64_t last)
 {
     json_t *list = json_array();
     for (int i = 0; i < variable; i++)
-        json_array_append_new(list, json_integer(-1));
+        list = api_json_build_append(list, json_integer(-1));
     if (last != 0)
-        json_array_append_new(list, json_integer(last));
+        list = api_json_build_append(list, json_integer(last));
     return list;
 }
 
@@ -96,7 +94,7 @@ static json_t *scores_shape(const struct engine_layer_config *config, int64_t he
     int axes = axes_of(config), before = rank_of(config) - 1 - axes;
     json_t *list = shape(before, heads);
     for (int i = 0; i < 2 * axes; i++)
-        json_array_append_new(list, json_integer(-1));
+        list = api_json_build_append(list, json_integer(-1));
     return list;
 }
 
@@ -123,7 +121,7 @@ static json_t *output_shape(const struct engine_model *model, enum engine_output
             strstr(weight.name, "kernel") == NULL)
             continue;
         for (int d = 2; d < weight.tensor.rank; d++)
-            json_array_append_new(list, json_integer(weight.tensor.shape[d]));
+            list = api_json_build_append(list, json_integer(weight.tensor.shape[d]));
         break;
     }
     return list;
@@ -150,10 +148,10 @@ static json_t *tensors(const struct engine_model *model, bool inputs)
         const char *name = inputs ? engine_input_name((enum engine_input)i)
                                   : engine_output_name((enum engine_output)i);
         const char *type = inputs && i == ENGINE_ATTENTION_MASK ? "BOOL" : float_type(model);
-        json_array_append_new(list,
-                              json_pack("{s:s,s:s,s:o}", "name", name, "datatype", type, "shape",
-                                        inputs ? input_shape(model, (enum engine_input)i)
-                                               : output_shape(model, (enum engine_output)i)));
+        list = api_json_build_append(
+            list, json_pack("{s:s,s:s,s:o}", "name", name, "datatype", type, "shape",
+                            inputs ? input_shape(model, (enum engine_input)i)
+                                   : output_shape(model, (enum engine_output)i)));
     }
     return list;
 }
@@ -162,10 +160,10 @@ char *api_document_model(const struct api_model_view *view)
 {
     json_t *versions = json_array();
     for (size_t i = 0; i < view->versions_count; i++)
-        json_array_append_new(versions, json_string(view->versions[i]));
-    return finish(json_pack("{s:s,s:o,s:s,s:o,s:o}", "name", view->name, "versions", versions,
-                            "platform", "attnd", "inputs", tensors(view->model, true), "outputs",
-                            tensors(view->model, false)));
+        versions = api_json_build_append(versions, json_string(view->versions[i]));
+    return compact(json_pack("{s:s,s:o,s:s,s:o,s:o}", "name", view->name, "versions", versions,
+                             "platform", "attnd", "inputs", tensors(view->model, true), "outputs",
+                             tensors(view->model, false)));
 }
 
 char *api_document_models(const struct api_model_view *views, size_t count)
@@ -173,8 +171,8 @@ char *api_document_models(const struct api_model_view *views, size_t count)
     json_t *list = json_array();
     for (size_t i = 0; i < count; i++)
         if (i == 0 || strcmp(views[i].name, views[i - 1].name) != 0)
-            json_array_append_new(list, json_string(views[i].name));
-    return finish(json_pack("{s:o}", "models", list));
+            list = api_json_build_append(list, json_string(views[i].name));
+    return compact(json_pack("{s:o}", "models", list));
 }
 
 /* ---- configuration ------------------------------------------------------------------------- */
@@ -182,7 +180,7 @@ char *api_document_models(const struct api_model_view *views, size_t count)
 /* Triton's ModelConfig spells the same tensors in its own way. */
 static json_t *config_tensors(const struct engine_model *model, bool inputs)
 {
-    json_t *given = tensors(model, inputs), *list = json_array(), *tensor;
+    json_t *given = tensors(model, inputs), *list = given != NULL ? json_array() : NULL, *tensor;
     size_t index;
     json_array_foreach(given, index, tensor)
     {
@@ -195,8 +193,8 @@ static json_t *config_tensors(const struct engine_model *model, bool inputs)
         json_t *entry = json_pack("{s:s?,s:s,s:O}", "name", name, "data_type", data_type, "dims",
                                   json_object_get(tensor, "shape"));
         if (inputs)
-            json_object_set_new(entry, "optional", json_boolean(optional));
-        json_array_append_new(list, entry);
+            entry = api_json_build_set(entry, "optional", json_boolean(optional));
+        list = api_json_build_append(list, entry);
     }
     json_decref(given);
     return list;
@@ -236,7 +234,7 @@ char *api_document_config(struct engine *engine, const struct api_model_view *vi
     enum engine_precision precision = engine_model_precision(view->model);
     struct engine_penalties penalties;
     engine_model_penalties(view->model, &penalties);
-    return finish(json_pack(
+    return compact(json_pack(
         "{s:s,s:s,s:s,s:{s:{s:i}},s:i,s:o,s:o,s:o,s:f,s:b,s:b,s:s,s:s,s:s,s:i,s:I}", "name",
         view->name, "platform", "attnd", "backend", "attnd", "version_policy", "latest",
         "num_versions", 1, "max_batch_size", 0, "input", config_tensors(view->model, true),
@@ -279,8 +277,8 @@ char *api_document_stats(const struct api_model_view *views, size_t count)
     json_t *list = json_array();
     for (size_t i = 0; i < count; i++)
         if (views[i].state == API_MODEL_READY)
-            json_array_append_new(list, statistics(&views[i]));
-    return finish(json_pack("{s:o}", "model_stats", list));
+            list = api_json_build_append(list, statistics(&views[i]));
+    return compact(json_pack("{s:o}", "model_stats", list));
 }
 
 /* ---- TensorFlow Serving and KServe v1 ------------------------------------------------------- */
@@ -307,13 +305,14 @@ char *api_document_tf_status(const struct api_model_view *views, size_t count)
     for (size_t i = 0; i < count; i++) {
         bool failed = views[i].reason != NULL && views[i].reason[0] != '\0';
         ready = ready || views[i].state == API_MODEL_READY;
-        json_array_append_new(list, json_pack("{s:s,s:s,s:{s:s,s:s}}", "version", views[i].version,
-                                              "state", tf_state(views[i].state), "status",
-                                              "error_code", failed ? "FAILED_PRECONDITION" : "OK",
-                                              "error_message", failed ? views[i].reason : ""));
+        list = api_json_build_append(list,
+                                     json_pack("{s:s,s:s,s:{s:s,s:s}}", "version", views[i].version,
+                                               "state", tf_state(views[i].state), "status",
+                                               "error_code", failed ? "FAILED_PRECONDITION" : "OK",
+                                               "error_message", failed ? views[i].reason : ""));
     }
-    return finish(json_pack("{s:s,s:b,s:o}", "name", count > 0 ? views[0].name : "", "ready",
-                            (int)ready, "model_version_status", list));
+    return compact(json_pack("{s:s,s:b,s:o}", "name", count > 0 ? views[0].name : "", "ready",
+                             (int)ready, "model_version_status", list));
 }
 
 char *api_document_tf_models(const struct api_model_view *views, size_t count)
@@ -323,7 +322,7 @@ char *api_document_tf_models(const struct api_model_view *views, size_t count)
 
 static json_t *tf_tensors(const struct engine_model *model, bool inputs, bool with_scores)
 {
-    json_t *given = tensors(model, inputs), *object = json_object(), *tensor;
+    json_t *given = tensors(model, inputs), *object = given != NULL ? json_object() : NULL, *tensor;
     size_t index;
     json_array_foreach(given, index, tensor)
     {
@@ -339,16 +338,16 @@ static json_t *tf_tensors(const struct engine_model *model, bool inputs, bool wi
         json_array_foreach(json_object_get(tensor, "shape"), d, size)
         {
             snprintf(text, sizeof text, "%lld", (long long)json_integer_value(size));
-            json_array_append_new(dims, json_pack("{s:s,s:s}", "size", text, "name", ""));
+            dims = api_json_build_append(dims, json_pack("{s:s,s:s}", "size", text, "name", ""));
         }
         snprintf(port, sizeof port, "%s:0", name);
-        json_object_set_new(object, name,
-                            json_pack("{s:s,s:{s:o,s:b},s:s}", "dtype",
-                                      strcmp(type, "BOOL") == 0   ? "DT_BOOL"
-                                      : strcmp(type, "FP64") == 0 ? "DT_DOUBLE"
-                                                                  : "DT_FLOAT",
-                                      "tensor_shape", "dim", dims, "unknown_rank", 0, "name",
-                                      port));
+        object = api_json_build_set(object, name,
+                                    json_pack("{s:s,s:{s:o,s:b},s:s}", "dtype",
+                                              strcmp(type, "BOOL") == 0   ? "DT_BOOL"
+                                              : strcmp(type, "FP64") == 0 ? "DT_DOUBLE"
+                                                                          : "DT_FLOAT",
+                                              "tensor_shape", "dim", dims, "unknown_rank", 0,
+                                              "name", port));
     }
     json_decref(given);
     return object;
@@ -363,9 +362,9 @@ static json_t *signature(const struct engine_model *model, bool with_scores)
 
 char *api_document_tf_metadata(const struct api_model_view *view)
 {
-    return finish(json_pack("{s:{s:s,s:s,s:s},s:{s:{s:{s:o,s:o}}}}", "model_spec", "name",
-                            view->name, "signature_name", "", "version", view->version, "metadata",
-                            "signature_def", "signature_def", "serving_default",
-                            signature(view->model, false), "with_scores",
-                            signature(view->model, true)));
+    return compact(json_pack("{s:{s:s,s:s,s:s},s:{s:{s:{s:o,s:o}}}}", "model_spec", "name",
+                             view->name, "signature_name", "", "version", view->version, "metadata",
+                             "signature_def", "signature_def", "serving_default",
+                             signature(view->model, false), "with_scores",
+                             signature(view->model, true)));
 }

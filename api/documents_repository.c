@@ -8,13 +8,12 @@
 #include <jansson.h>
 
 #include "api/base64.h"
+#include "api/json_build.h"
 #include "api/limits.h"
 
-static char *finish(json_t *document)
+static char *compact(json_t *document)
 {
-    char *text = document != NULL ? json_dumps(document, JSON_COMPACT) : NULL;
-    json_decref(document);
-    return text;
+    return api_json_build_text(document, JSON_COMPACT);
 }
 
 static const char *state_name(enum api_model_state state)
@@ -36,11 +35,11 @@ char *api_document_index(const struct api_model_view *views, size_t count)
 {
     json_t *list = json_array();
     for (size_t i = 0; i < count; i++)
-        json_array_append_new(list,
-                              json_pack("{s:s,s:s,s:s,s:s}", "name", views[i].name, "version",
-                                        views[i].version, "state", state_name(views[i].state),
-                                        "reason", views[i].reason != NULL ? views[i].reason : ""));
-    return finish(list);
+        list = api_json_build_append(
+            list, json_pack("{s:s,s:s,s:s,s:s}", "name", views[i].name, "version", views[i].version,
+                            "state", state_name(views[i].state), "reason",
+                            views[i].reason != NULL ? views[i].reason : ""));
+    return compact(list);
 }
 
 /* An object, or nothing at all: *ret is NULL then. */
@@ -49,7 +48,10 @@ static enum engine_code read_object(const char *json, size_t size, json_t **ret,
 {
     json_error_t error;
     *ret = NULL;
-    if (size == 0 || strspn(json, " \t\r\n") >= size)
+    size_t blanks = 0;
+    while (blanks < size && strchr(" \t\r\n", json[blanks]) != NULL && json[blanks] != '\0')
+        blanks++;
+    if (blanks == size)
         return ENGINE_OK;
     *ret = json_loadb(json, size, JSON_REJECT_DUPLICATES, &error);
     if (json_is_object(*ret))
@@ -89,27 +91,28 @@ void api_load_request_reset(struct api_load_request *request)
     memset(request, 0, sizeof *request);
 }
 
-/* "file:1/weights.safetensors": the version's number, then the path in its directory. */
-static const char *path_of(const char *key)
+/* ".." as a part of the path; "..data" is a name like any other. */
+static bool leaves(const char *path)
 {
-    const char *path = key + strlen("file:"), *slash = strchr(path, '/');
-    size_t digits = strspn(path, "0123456789");
-    if (slash != NULL && digits > 0 && path + digits == slash)
-        path = slash + 1;
-    return path;
+    while (path != NULL && *path != '\0') {
+        path += *path == '/';
+        if (strcspn(path, "/") == 2 && strncmp(path, "..", 2) == 0)
+            return true;
+        path = strchr(path, '/');
+    }
+    return false;
 }
 
 static enum engine_code read_file(const char *key, const json_t *value, struct api_model_file *ret,
                                   struct engine_error *err)
 {
-    const char *text = json_string_value(value), *path = path_of(key);
+    const char *text = json_string_value(value), *path = key + strlen("file:");
     struct api_base64 state = {0};
     size_t bytes = 0, length = json_string_length(value);
     if (text == NULL)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "parameters.%.80s must be base64 text", key);
-    if (*path == '\0' || strlen(path) > API_MAX_NAME_BYTES || strstr(path, "..") != NULL ||
-        *path == '/')
+    if (*path == '\0' || strlen(path) > API_MAX_NAME_BYTES || leaves(path) || *path == '/')
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "parameters.%.80s must name a file of the model directory", key);
     unsigned char *decoded = malloc(length / 4 * 3 + 3);
@@ -206,10 +209,10 @@ enum engine_code api_document_unload_read(const char *json, size_t size, struct 
 
 char *api_document_logging(const struct api_logging *logging)
 {
-    return finish(json_pack("{s:s,s:b,s:b,s:b,s:i,s:s}", "log_file", "", "log_info",
-                            (int)logging->info, "log_warning", (int)logging->warning, "log_error",
-                            (int)logging->error, "log_verbose_level", logging->verbose_level,
-                            "log_format", logging->iso8601 ? "ISO8601" : "default"));
+    return compact(json_pack("{s:s,s:b,s:b,s:b,s:i,s:s}", "log_file", "", "log_info",
+                             (int)logging->info, "log_warning", (int)logging->warning, "log_error",
+                             (int)logging->error, "log_verbose_level", logging->verbose_level,
+                             "log_format", logging->iso8601 ? "ISO8601" : "default"));
 }
 
 static enum engine_code read_setting(const char *key, const json_t *value,

@@ -1,8 +1,10 @@
 /* layer_config_write.c - get_config() as Keras writes it, v3 objects, Keras' order of keys.
  * Declared in layer_config.h. Judges nothing: the configuration was checked when read. */
 #include <jansson.h>
+#include <stdbool.h>
 #include <string.h>
 
+#include "api/json_build.h"
 #include "api/layer_config.h"
 
 static json_t *named(const char *module, const char *name, json_t *config)
@@ -11,21 +13,12 @@ static json_t *named(const char *module, const char *name, json_t *config)
                      "registered_name");
 }
 
-/* The list, or NULL where an item could not be added: no document is written with a gap. */
-static json_t *append(json_t *list, json_t *item)
-{
-    if (json_array_append_new(list, item) == 0)
-        return list;
-    json_decref(list);
-    return NULL;
-}
-
 static json_t *list(const int64_t *values, int rank)
 {
     json_t *ret = json_array();
 
     for (int i = 0; i < rank; i++)
-        ret = append(ret, values[i] < 0 ? json_null() : json_integer(values[i]));
+        ret = api_json_build_append(ret, values[i] < 0 ? json_null() : json_integer(values[i]));
     return ret;
 }
 
@@ -34,17 +27,8 @@ static json_t *signed_list(const int64_t *values, int rank)
     json_t *ret = json_array();
 
     for (int i = 0; i < rank; i++)
-        ret = append(ret, json_integer(values[i]));
+        ret = api_json_build_append(ret, json_integer(values[i]));
     return ret;
-}
-
-/* The object, or NULL where the value could not be set. */
-static json_t *with(json_t *object, const char *key, json_t *value)
-{
-    if (json_object_set_new(object, key, value) == 0)
-        return object;
-    json_decref(object);
-    return NULL;
 }
 
 static json_t *shape(const struct engine_layer_shape *s)
@@ -60,24 +44,24 @@ static json_t *initializer(const struct engine_initializer *x)
     json_t *c = json_object();
 
     if (kind == ENGINE_INITIALIZER_CONSTANT)
-        c = with(c, "value", json_real(x->value));
+        c = api_json_build_set(c, "value", json_real(x->value));
     if (kind == ENGINE_INITIALIZER_RANDOM_UNIFORM) {
-        c = with(c, "minval", json_real(x->minimum));
-        c = with(c, "maxval", json_real(x->maximum));
+        c = api_json_build_set(c, "minval", json_real(x->minimum));
+        c = api_json_build_set(c, "maxval", json_real(x->maximum));
     }
     if (kind == ENGINE_INITIALIZER_RANDOM_NORMAL || kind == ENGINE_INITIALIZER_TRUNCATED_NORMAL) {
-        c = with(c, "mean", json_real(x->mean));
-        c = with(c, "stddev", json_real(x->stddev));
+        c = api_json_build_set(c, "mean", json_real(x->mean));
+        c = api_json_build_set(c, "stddev", json_real(x->stddev));
     }
     if (strcmp(x->class_name, "VarianceScaling") == 0) {
-        c = with(c, "scale", json_real(x->scale));
-        c = with(c, "mode", json_string(modes[x->mode]));
-        c = with(c, "distribution", json_string(laws[x->distribution]));
+        c = api_json_build_set(c, "scale", json_real(x->scale));
+        c = api_json_build_set(c, "mode", json_string(modes[x->mode]));
+        c = api_json_build_set(c, "distribution", json_string(laws[x->distribution]));
     }
     if (kind >= ENGINE_INITIALIZER_ORTHOGONAL)
-        c = with(c, "gain", json_real(x->gain));
+        c = api_json_build_set(c, "gain", json_real(x->gain));
     if (kind >= ENGINE_INITIALIZER_RANDOM_UNIFORM && kind != ENGINE_INITIALIZER_IDENTITY)
-        c = with(c, "seed", x->has_seed ? json_integer(x->seed) : json_null());
+        c = api_json_build_set(c, "seed", x->has_seed ? json_integer(x->seed) : json_null());
     return named("keras.initializers", x->class_name, c);
 }
 
@@ -87,12 +71,12 @@ static json_t *regularizer(const struct engine_regularizer *x)
     json_t *c = json_object();
 
     if (x->kind == ENGINE_REGULARIZER_L1 || x->kind == ENGINE_REGULARIZER_L1L2)
-        c = with(c, "l1", json_real(x->l1));
+        c = api_json_build_set(c, "l1", json_real(x->l1));
     if (x->kind == ENGINE_REGULARIZER_L2 || x->kind == ENGINE_REGULARIZER_L1L2)
-        c = with(c, "l2", json_real(x->l2));
+        c = api_json_build_set(c, "l2", json_real(x->l2));
     if (x->kind == ENGINE_REGULARIZER_ORTHOGONAL) {
-        c = with(c, "factor", json_real(x->factor));
-        c = with(c, "mode", json_string(x->columns ? "columns" : "rows"));
+        c = api_json_build_set(c, "factor", json_real(x->factor));
+        c = api_json_build_set(c, "mode", json_string(x->columns ? "columns" : "rows"));
     }
     if (x->kind != ENGINE_REGULARIZER_NONE)
         return named("keras.regularizers", names[x->kind], c);
@@ -108,14 +92,15 @@ static json_t *constraint(const struct engine_constraint *x)
     json_t *c = json_object();
 
     if (range)
-        c = with(c, "min_value", json_real(x->min_value));
+        c = api_json_build_set(c, "min_value", json_real(x->min_value));
     if (range || x->kind == ENGINE_CONSTRAINT_MAX_NORM)
-        c = with(c, "max_value", json_real(x->max_value));
+        c = api_json_build_set(c, "max_value", json_real(x->max_value));
     if (range)
-        c = with(c, "rate", json_real(x->rate));
+        c = api_json_build_set(c, "rate", json_real(x->rate));
     if (x->axis_rank > 0)
-        c = with(c, "axis",
-                 x->axis_is_list ? signed_list(x->axis, x->axis_rank) : json_integer(x->axis[0]));
+        c = api_json_build_set(c, "axis",
+                               x->axis_is_list ? signed_list(x->axis, x->axis_rank)
+                                               : json_integer(x->axis[0]));
     if (x->kind != ENGINE_CONSTRAINT_NONE)
         return named("keras.constraints", names[x->kind], c);
     json_decref(c);
@@ -154,11 +139,11 @@ char *api_layer_config_write(const struct engine_layer_config *c)
         constraint(&c->kernel_constraint), "bias_constraint", constraint(&c->bias_constraint),
         "query_shape", shape(&c->query_shape), "key_shape", shape(&c->key_shape), "value_shape",
         shape(&c->value_shape));
-    char *text = NULL;
+    bool whole = root && rest && json_object_update(root, rest) == 0;
 
-    if (root && rest && json_object_update(root, rest) == 0)
-        text = json_dumps(root, 0);
-    json_decref(root);
     json_decref(rest);
-    return text;
+    if (whole)
+        return api_json_build_text(root, 0);
+    json_decref(root);
+    return NULL;
 }

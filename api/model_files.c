@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,8 +37,10 @@ struct content {
 
 /* What model.json says. */
 struct serving {
-    char *config; /* the layer's configuration as text; NULL: in layer.json */
+    char *config;  /* the layer's configuration as text; NULL: in layer.json */
+    bool is_layer; /* the text read last was a layer's configuration, not model.json's */
     char weights[NAME_BYTES], prefix[NAME_BYTES];
+    bool has_prefix; /* else it is what all names share */
     bool initialize;
     uint64_t seed;
     struct api_model_settings settings;
@@ -45,23 +48,35 @@ struct serving {
 
 /* ---- files --------------------------------------------------------------------------------- */
 
-/* Opens a path below a directory; nothing leads out of it, no "..", no link. A kernel without
- * openat2 gets the path's parts checked instead. */
+enum { OPEN_FLAGS = O_RDONLY | O_CLOEXEC | O_NONBLOCK }; /* no waiting for a pipe's writer */
+
+/* For kernels and sandboxes without openat2: the resolved path, links followed, must begin with
+ * the directory's. Who can write there could swap a link meanwhile: second best. */
+static int open_resolved(const char *directory, const char *path)
+{
+    char root[PATH_MAX], joined[PATH_MAX], full[PATH_MAX];
+    int length = snprintf(joined, sizeof joined, "%s/%s", directory, path);
+    if (path[0] == '/' || length >= (int)sizeof joined || realpath(directory, root) == NULL ||
+        realpath(joined, full) == NULL)
+        return -1;
+    size_t root_length = strcmp(root, "/") == 0 ? 0 : strlen(root);
+    if (strncmp(full, root, root_length) != 0 || full[root_length] != '/')
+        return -1;
+    return open(full, OPEN_FLAGS | O_NOFOLLOW);
+}
+
+/* Opens a path below a directory; nothing leads out of it, no "..", no link. */
 static int open_beneath(const char *directory, const char *path)
 {
-    struct open_how how = {.flags = O_RDONLY | O_CLOEXEC, .resolve = RESOLVE_BENEATH};
+    struct open_how how = {.flags = OPEN_FLAGS, .resolve = RESOLVE_BENEATH};
     int at = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (at < 0)
         return -1;
     int descriptor = (int)syscall(SYS_openat2, at, path, &how, sizeof how);
-    if (descriptor < 0 && (errno == ENOSYS || errno == EPERM)) {
-        bool leaves = path[0] == '/' || strcmp(path, "..") == 0 || strncmp(path, "../", 3) == 0 ||
-                      strstr(path, "/../") != NULL;
-        descriptor = leaves ? -1 : openat(at, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    }
-    int failure = errno;
+    /* EPERM is what sandboxes answer to a system call that they do not know. */
+    if (descriptor < 0 && (errno == ENOSYS || errno == EPERM))
+        descriptor = open_resolved(directory, path);
     close(at);
-    errno = failure;
     return descriptor;
 }
 
@@ -296,6 +311,15 @@ static enum engine_code read_warmup(const json_t *value, struct api_model_settin
     return ENGINE_OK;
 }
 
+static enum engine_code keep_config(const char *text, size_t size, struct serving *ret,
+                                    struct engine_error *err)
+{
+    ret->config = strndup(text, size);
+    return ret->config != NULL
+               ? ENGINE_OK
+               : engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for a configuration");
+}
+
 /* The layer's configuration: an object, or the path of a file. */
 static enum engine_code read_config(const struct place *place, const json_t *value,
                                     struct serving *ret, struct engine_error *err)
@@ -310,11 +334,9 @@ static enum engine_code read_config(const struct place *place, const json_t *val
     if (!json_is_string(value))
         return refuse("config", "an object, or the path of a file", err);
     ENGINE_TRY(read_file(place, json_string_value(value), CONFIG_BYTES, &content, err));
-    ret->config = strndup(content.bytes, content.size);
+    enum engine_code code = keep_config(content.bytes, content.size, ret, err);
     free(content.owned);
-    return ret->config != NULL
-               ? ENGINE_OK
-               : engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for model.json");
+    return code;
 }
 
 static enum engine_code check_class(const json_t *value, struct engine_error *err)
@@ -339,8 +361,10 @@ static enum engine_code read_key(const struct place *place, const char *key, con
         return read_config(place, value, ret, err);
     if (strcmp(key, "weights") == 0)
         return read_name(key, value, ret->weights, err);
-    if (strcmp(key, "prefix") == 0)
+    if (strcmp(key, "prefix") == 0) {
+        ret->has_prefix = true;
         return read_name(key, value, ret->prefix, err);
+    }
     if (strcmp(key, "outputs") == 0)
         return read_outputs(value, &ret->settings.defaults, err);
     if (strcmp(key, "warmup") == 0)
@@ -387,8 +411,8 @@ static enum engine_code read_model_json(const struct place *place, const void *b
     if (!json_is_object(root)) {
         code = engine_error_set(err, ENGINE_INVALID_ARGUMENT, "model.json must be an object");
     } else if (is_layer(root)) {
-        ret->config = strndup(bytes, size);
-        code = ret->config != NULL ? ENGINE_OK : ENGINE_OUT_OF_MEMORY;
+        ret->is_layer = true;
+        code = keep_config(bytes, size, ret, err);
     } else {
         json_object_foreach(root, key, value) if (code == ENGINE_OK) code =
             read_key(place, key, value, ret, err);
@@ -397,31 +421,71 @@ static enum engine_code read_model_json(const struct place *place, const void *b
     return code;
 }
 
+static enum engine_code read_model_file(const struct place *place, struct serving *ret,
+                                        struct engine_error *err)
+{
+    struct content content = {NULL, 0, NULL};
+    if (!has_file(place, "model.json"))
+        return ENGINE_OK;
+    ENGINE_TRY(read_file(place, "model.json", CONFIG_BYTES, &content, err));
+    enum engine_code code = read_model_json(place, content.bytes, content.size, ret, err);
+    free(content.owned);
+    return code;
+}
+
+/* A layer's configuration given takes layer.json's place: what model.json says of serving still
+ * holds, its own layer does not. */
+static enum engine_code read_beside(const struct place *place, struct serving *ret,
+                                    struct engine_error *err)
+{
+    char *config = ret->config;
+    ret->config = NULL;
+    enum engine_code code = read_model_file(place, ret, err);
+    free(ret->config);
+    ret->config = config;
+    return code;
+}
+
 /* model.json, then layer.json unless it held the configuration. */
 static enum engine_code read_serving(const struct place *place, const char *config_json,
                                      struct serving *ret, struct engine_error *err)
 {
     struct content content = {NULL, 0, NULL};
-    enum engine_code code = ENGINE_OK;
-    if (config_json != NULL) {
-        code = read_model_json(place, config_json, strlen(config_json), ret, err);
-    } else if (has_file(place, "model.json")) {
-        ENGINE_TRY(read_file(place, "model.json", CONFIG_BYTES, &content, err));
-        code = read_model_json(place, content.bytes, content.size, ret, err);
-        free(content.owned);
-    }
-    if (code != ENGINE_OK || ret->config != NULL)
-        return code;
-    content = (struct content){NULL, 0, NULL};
+    if (config_json == NULL)
+        ENGINE_TRY(read_model_file(place, ret, err));
+    else
+        ENGINE_TRY(read_model_json(place, config_json, strlen(config_json), ret, err));
+    if (config_json != NULL && ret->is_layer)
+        ENGINE_TRY(read_beside(place, ret, err));
+    if (ret->initialize && ret->weights[0] != '\0')
+        return refuse("initialize", "left out where weights are given", err);
+    if (ret->config != NULL)
+        return ENGINE_OK;
     ENGINE_TRY(read_file(place, "layer.json", CONFIG_BYTES, &content, err));
-    ret->config = strndup(content.bytes, content.size);
+    enum engine_code code = keep_config(content.bytes, content.size, ret, err);
     free(content.owned);
-    return ret->config != NULL
-               ? ENGINE_OK
-               : engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for layer.json");
+    return code;
 }
 
 /* ---- the model ----------------------------------------------------------------------------- */
+
+/* "encoder/layer_0/" of "encoder/layer_0/query/kernel" and its like. Every layer has at least two
+ * parts, value and output, so that a part's name is never shared by all. */
+static void share_prefix(const struct engine_named_tensor *tensors, size_t count,
+                         char prefix[NAME_BYTES])
+{
+    size_t shared = count > 0 ? strlen(tensors[0].name) : 0;
+    for (size_t i = 1; i < count; i++) {
+        size_t same = 0;
+        while (same < shared && tensors[i].name[same] == tensors[0].name[same])
+            same++;
+        shared = same;
+    }
+    while (shared > 0 && tensors[0].name[shared - 1] != '/')
+        shared--;
+    if (shared < NAME_BYTES)
+        snprintf(prefix, NAME_BYTES, "%.*s", (int)shared, count > 0 ? tensors[0].name : "");
+}
 
 static enum engine_code open_model(struct engine *engine, const struct place *place,
                                    struct serving *serving, struct engine_model **ret,
@@ -442,6 +506,8 @@ static enum engine_code open_model(struct engine *engine, const struct place *pl
         if (code == ENGINE_OK) {
             source.weights = engine_safetensors_tensors(file);
             source.weights_count = engine_safetensors_count(file);
+            if (!serving->has_prefix)
+                share_prefix(source.weights, source.weights_count, serving->prefix);
         }
     }
     if (code == ENGINE_OK)

@@ -194,15 +194,14 @@ static void mistakes_inside_objects_name_the_key(void **state)
 
 /* ---- short memory ----------------------------------------------------------------------- */
 
-static long allocations_left = -1; /* -1: no bound */
+/* One allocation fails, those after it succeed: a gap would go unnoticed otherwise. */
+static long allocations_left = -1; /* before the one that fails; -1: none fails any more */
 
-static void *bounded_malloc(size_t size)
+static void *failing_malloc(size_t size)
 {
-    if (allocations_left == 0)
-        return NULL;
-    if (allocations_left > 0)
-        allocations_left--;
-    return malloc(size);
+    if (allocations_left < 0)
+        return malloc(size);
+    return allocations_left-- == 0 ? NULL : malloc(size);
 }
 
 static void a_writer_short_of_memory_writes_nothing(void **state)
@@ -216,11 +215,11 @@ static void a_writer_short_of_memory_writes_nothing(void **state)
     char *whole = api_layer_config_write(&config);
     int failures = 0;
     assert_non_null(whole);
-    json_set_alloc_funcs(bounded_malloc, free);
+    json_set_alloc_funcs(failing_malloc, free);
     for (long n = 0;; n++) {
         allocations_left = n;
         char *text = api_layer_config_write(&config);
-        bool complete = allocations_left > 0;
+        bool complete = allocations_left >= 0;
         if (text != NULL && strcmp(text, whole) != 0)
             fail_msg("after %ld allocations: %s", n, text);
         failures += text == NULL;
