@@ -378,3 +378,8 @@ size_t api_number_text_write_f64(double value, bool whole_point, char *text)
 {
     return write(value, whole_point, text);
 }
+
+size_t api_number_text_write_i64(int64_t value, char *text)
+{
+    return static_cast<size_t>(std::to_chars(text, text + API_NUMBER_TEXT_BYTES, value).ptr - text);
+}
