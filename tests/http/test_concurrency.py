@@ -116,10 +116,10 @@ def test_a_slow_request_that_was_taken_is_answered_after_sigterm():
     connection.request("POST", "/v2/models/minilm/infer", body, headers)
     while True:  # until it is being computed: the metrics say so
         text = daemon.get("/metrics").body.decode()
-        pending = [line for line in text.splitlines() if line.startswith("nv_inference_pending")]
-        if any(float(line.rsplit(" ", 1)[1]) > 0 for line in pending):
+        running = [line for line in text.splitlines() if line.startswith("attnd_calls_running ")]
+        assert running, "no gauge of running calls"
+        if float(running[0].rsplit(" ", 1)[1]) > 0:
             break
-        assert "success{" not in text or pending, "no gauge of pending requests"
     daemon.terminate()
     response = connection.getresponse()
     data = response.read()
