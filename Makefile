@@ -169,6 +169,9 @@ help: ## list the targets
 VENV_BENCH       := $(BUILD)/venv-bench
 VENV_CONFORMANCE := $(BUILD)/venv-conformance
 
+$(BUILD)/kernels: $(BUILD)/tests/bench/kernels.o $(ENGINE_OBJ)
+	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
+
 $(BUILD)/engine_turns: $(BUILD)/tests/bench/engine_turns.o $(ENGINE_OBJ)
 	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
 

@@ -9,6 +9,8 @@
 
 #include "api/protocol.h"
 
+enum { HINT_BYTES = 1 << 20 };
+
 static const char safetensors_type[] = "application/safetensors";
 
 struct api_decoder {
@@ -111,7 +113,8 @@ static enum engine_code check_type(const struct api_request_head *head, struct e
                             head->content_type);
 }
 
-static enum engine_code read_header_length(const struct api_request_head *head, size_t *ret,
+static enum engine_code read_header_length(const struct api_request_head *head,
+                                           enum api_coding coding, size_t *ret,
                                            struct engine_error *err)
 {
     const char *text = head->header_content_length;
@@ -130,8 +133,8 @@ static enum engine_code read_header_length(const struct api_request_head *head, 
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "Inference-Header-Content-Length is 0: a raw request needs a model "
                                 "of one input, this one has several; send their JSON header");
-    bool is_plain = head->content_encoding == NULL;
-    if (is_plain && head->content_length >= 0 && length > (size_t)head->content_length)
+    if (coding == API_CODING_IDENTITY && head->content_length >= 0 &&
+        length > (size_t)head->content_length)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "Inference-Header-Content-Length is %zu, the whole body has %lld "
                                 "bytes",
@@ -182,12 +185,32 @@ static struct api_request_state *make_state(const struct api_request_head *head,
     return state;
 }
 
+/* Bytes that the JSON can have, as far as the headers tell. */
+static size_t json_limit(const struct api_decoder *decoder, const struct api_request_head *head,
+                         bool is_known)
+{
+    size_t limit = is_known ? (size_t)head->content_length : head->max_body_bytes;
+    return limit < decoder->json_bytes ? limit : decoder->json_bytes;
+}
+
+/* Number buffers and binary tensors together stay under twice the largest body. A tail of unknown
+ * length takes one and a half of it while it grows (keep_tail). */
+static size_t json_room(const struct api_decoder *decoder, const struct api_request_head *head,
+                        bool is_known)
+{
+    size_t most = head->max_body_bytes;
+    if (decoder->body.has_tail && !is_known)
+        return most / 2;
+    return 2 * most - decoder->tail_room;
+}
+
 static enum engine_code open_body(struct api_decoder *decoder, const struct api_request_head *head,
                                   enum api_coding coding, struct engine_error *err)
 {
+    bool is_known = coding == API_CODING_IDENTITY && head->content_length >= 0;
     if (coding != API_CODING_IDENTITY)
         ENGINE_TRY(api_inflate_create(coding, head->max_body_bytes, &decoder->inflate, err));
-    else if (head->content_length >= 0)
+    else if (is_known)
         decoder->tail_room = (size_t)head->content_length -
                              (decoder->json_bytes == SIZE_MAX ? 0 : decoder->json_bytes);
     if (decoder->protocol == API_PROTOCOL_SAFETENSORS)
@@ -196,7 +219,8 @@ static enum engine_code open_body(struct api_decoder *decoder, const struct api_
     decoder->body.has_tail = decoder->json_bytes != SIZE_MAX;
     return api_json_envelope_create(
         head->engine, decoder->protocol == API_PROTOCOL_OIP ? API_JSON_OIP : API_JSON_TFSERVING,
-        head->max_body_bytes, &decoder->body.envelope, err);
+        json_limit(decoder, head, is_known), json_room(decoder, head, is_known),
+        &decoder->body.envelope, err);
 }
 
 static enum engine_code read_head(struct api_decoder *decoder, const struct api_request_head *head,
@@ -211,7 +235,7 @@ static enum engine_code read_head(struct api_decoder *decoder, const struct api_
         ENGINE_TRY(check_type(head, err));
         decoder->json_bytes = SIZE_MAX;
         if (decoder->protocol == API_PROTOCOL_OIP)
-            ENGINE_TRY(read_header_length(head, &decoder->json_bytes, err));
+            ENGINE_TRY(read_header_length(head, coding, &decoder->json_bytes, err));
     }
     decoder->state = make_state(head, decoder->protocol);
     if (decoder->state == NULL)
@@ -266,10 +290,9 @@ static enum engine_code keep_tail(struct api_decoder *decoder, const char *bytes
     struct api_body *body = &decoder->body;
     struct engine *engine = decoder->state->engine;
     if (body->tail_bytes + size > body->tail.bytes) {
-        size_t room = 2 * (body->tail_bytes + size);
-        room = room < decoder->tail_room ? decoder->tail_room : room;
-        if (body->tail_bytes == 0 && decoder->tail_room >= size)
-            room = decoder->tail_room;
+        size_t need = body->tail_bytes + size, room = 2 * need;
+        room = room > decoder->limit / 2 ? decoder->limit : room;
+        room = decoder->tail_room >= need ? decoder->tail_room : room;
         struct engine_buffer larger;
         ENGINE_TRY(engine_buffer_take(engine, room, &larger, err));
         if (body->tail_bytes > 0)
@@ -293,8 +316,8 @@ static enum engine_code take(void *argument, const void *bytes, size_t size,
     if (decoder->received < decoder->json_bytes) {
         size_t json = decoder->json_bytes - decoder->received;
         json = json < size ? json : size;
-        ENGINE_TRY(api_json_envelope_feed(decoder->body.envelope, at, json, err));
         decoder->received += json;
+        ENGINE_TRY(api_json_envelope_feed(decoder->body.envelope, at, json, err));
         at += json;
         size -= json;
     }
@@ -302,16 +325,31 @@ static enum engine_code take(void *argument, const void *bytes, size_t size,
     return size > 0 ? keep_tail(decoder, at, size, err) : ENGINE_OK;
 }
 
+/* Who sends so many numbers as JSON and is refused learns of the faster way. */
+static enum engine_code hint(const struct api_decoder *decoder, enum engine_code code,
+                             struct engine_error *err)
+{
+    static const char text[] = " (large tensors go faster as binary data, see "
+                               "Inference-Header-Content-Length)";
+    bool is_large_json = decoder->protocol == API_PROTOCOL_OIP && !decoder->body.has_tail &&
+                         decoder->received > HINT_BYTES;
+    if (is_large_json && (code == ENGINE_INVALID_ARGUMENT || code == ENGINE_TOO_LARGE) &&
+        strlen(err->message) + sizeof text <= sizeof err->message)
+        strcat(err->message, text);
+    return code;
+}
+
 enum engine_code api_decoder_feed(struct api_decoder *decoder, const void *bytes, size_t size,
                                   struct engine_error *err)
 {
-    if (decoder->inflate != NULL)
-        return api_inflate_feed(decoder->inflate, bytes, size, take, decoder, err);
-    return take(decoder, bytes, size, err);
+    enum engine_code code = decoder->inflate == NULL ? take(decoder, bytes, size, err)
+                                                     : api_inflate_feed(decoder->inflate, bytes,
+                                                                        size, take, decoder, err);
+    return hint(decoder, code, err);
 }
 
-enum engine_code api_decoder_finish(struct api_decoder *decoder, struct api_infer_request **ret,
-                                    struct engine_error *err)
+static enum engine_code finish(struct api_decoder *decoder, struct api_infer_request **ret,
+                               struct engine_error *err)
 {
     struct api_request_state *state = decoder->state;
     if (decoder->inflate != NULL)
@@ -339,6 +377,13 @@ enum engine_code api_decoder_finish(struct api_decoder *decoder, struct api_infe
     decoder->state = NULL;
     *ret = &state->request;
     return ENGINE_OK;
+}
+
+enum engine_code api_decoder_finish(struct api_decoder *decoder, struct api_infer_request **ret,
+                                    struct engine_error *err)
+{
+    enum engine_code code = finish(decoder, ret, err);
+    return code == ENGINE_OK ? code : hint(decoder, code, err);
 }
 
 /* ---- writing the answer ----------------------------------------------------------------- */

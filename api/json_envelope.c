@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-enum { KEY_BYTES = 32, MARK_BYTES = 24 };
+enum { KEY_BYTES = 32, MARK_BYTES = 24, FIELD_BYTES = 96 };
 
 enum state {
     IN_TEXT,    /* between values, and in literals */
@@ -20,6 +20,7 @@ enum state {
 struct level {
     bool is_object;
     bool wants_key;
+    size_t index;        /* of a list's element that is being read */
     char key[KEY_BYTES]; /* the last one; "" if too long or escaped */
     bool has_dtype;
     enum engine_dtype dtype; /* of a "datatype" member seen */
@@ -29,7 +30,7 @@ struct level {
 struct api_json_envelope {
     struct engine *engine;
     enum api_json_style style;
-    size_t limit;
+    size_t limit, room;
     char mark[MARK_BYTES]; /* begins each placeholder */
     char *text;
     size_t text_bytes, text_room;
@@ -39,9 +40,10 @@ struct api_json_envelope {
     bool escaped, is_key;
     size_t string_at;              /* where the open string began in the text */
     struct api_json_value *values; /* one more than count is there while one is being read */
-    int count, room;
+    int count, room_for_values;
     struct api_json_numbers numbers;
     struct api_base64 base64;
+    char field[FIELD_BYTES]; /* of the value being read, for messages: "inputs[1].data" */
 };
 
 /* ---- the text that is kept -------------------------------------------------------------- */
@@ -74,7 +76,7 @@ static enum engine_code keep_placeholder(struct api_json_envelope *e, struct eng
 }
 
 enum engine_code api_json_envelope_create(struct engine *engine, enum api_json_style style,
-                                          size_t limit, struct api_json_envelope **ret,
+                                          size_t limit, size_t room, struct api_json_envelope **ret,
                                           struct engine_error *err)
 {
     struct api_json_envelope *e = calloc(1, sizeof *e);
@@ -88,6 +90,7 @@ enum engine_code api_json_envelope_create(struct engine *engine, enum api_json_s
     e->engine = engine;
     e->style = style;
     e->limit = limit;
+    e->room = room;
     snprintf(e->mark, sizeof e->mark, "%016llx:", (unsigned long long)random);
     *ret = e;
     return ENGINE_OK;
@@ -97,7 +100,7 @@ void api_json_envelope_destroy(struct api_json_envelope *e)
 {
     if (e == NULL)
         return;
-    for (int i = 0; i < e->room; i++)
+    for (int i = 0; i < e->room_for_values; i++)
         engine_buffer_give(e->engine, &e->values[i].buffer);
     api_json_numbers_reset(&e->numbers);
     free(e->values);
@@ -108,9 +111,17 @@ void api_json_envelope_destroy(struct api_json_envelope *e)
 size_t api_json_envelope_memory(const struct api_json_envelope *e)
 {
     size_t bytes = sizeof *e + e->text_room + e->numbers.buffer.bytes;
-    for (int i = 0; i < e->room; i++)
+    for (int i = 0; i < e->room_for_values; i++)
         bytes += sizeof *e->values + e->values[i].buffer.bytes;
     return bytes;
+}
+
+size_t api_json_envelope_room(const struct api_json_envelope *e)
+{
+    size_t held = (size_t)e->room_for_values * sizeof *e->values;
+    for (int i = 0; i < e->room_for_values; i++)
+        held += e->values[i].buffer.bytes;
+    return held < e->room ? e->room - held : 0;
 }
 
 /* ---- values ----------------------------------------------------------------------------- */
@@ -125,6 +136,21 @@ static bool is_key(struct api_json_envelope *e, const char *key)
     return e->depth > 0 && top(e)->is_object && strcmp(top(e)->key, key) == 0;
 }
 
+/* The path of what is being read, cut where it is too long. */
+static void name_field(struct api_json_envelope *e)
+{
+    size_t used = 0;
+    e->field[0] = '\0';
+    for (int i = 1; i <= e->depth && used < FIELD_BYTES; i++) {
+        const struct level *level = &e->levels[i];
+        char *at = e->field + used;
+        size_t left = FIELD_BYTES - used;
+        int length = level->is_object ? snprintf(at, left, "%s%s", i > 1 ? "." : "", level->key)
+                                      : snprintf(at, left, "[%zu]", level->index);
+        used += (size_t)length;
+    }
+}
+
 /* How an array of this datatype is stored. Not known yet: as float64, converted later. */
 static enum engine_dtype stored_as(const struct level *level)
 {
@@ -136,7 +162,7 @@ static enum engine_dtype stored_as(const struct level *level)
 /* Elements that the shape before the data tells, or SIZE_MAX: the plan judges it. */
 static size_t told_by_shape(const struct api_json_envelope *e, const struct level *level)
 {
-    size_t product = 1, at = level->shape_at;
+    size_t product = 1, at = level->shape_at; /* the list is closed, or this is no JSON */
     if (at == 0)
         return SIZE_MAX;
     for (at++; at < e->text_bytes && e->text[at] != ']'; at++) {
@@ -164,26 +190,33 @@ static enum engine_code room_for_value(struct api_json_envelope *e, struct engin
     if (e->count == API_MAX_VALUES)
         return engine_error_set(err, ENGINE_TOO_LARGE,
                                 "the body has more than %d arrays of numbers", API_MAX_VALUES);
-    if (e->count < e->room)
+    if (e->count < e->room_for_values)
         return ENGINE_OK;
-    int room = e->room == 0 ? 8 : 2 * e->room;
+    int room = e->room_for_values == 0 ? 8 : 2 * e->room_for_values;
     struct api_json_value *values = realloc(e->values, (size_t)room * sizeof *values);
     if (values == NULL)
         return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for a JSON body");
-    memset(values + e->room, 0, (size_t)(room - e->room) * sizeof *values);
+    memset(values + e->room_for_values, 0, (size_t)(room - e->room_for_values) * sizeof *values);
     e->values = values;
-    e->room = room;
+    e->room_for_values = room;
     return ENGINE_OK;
 }
 
 static enum engine_code begin_numbers(struct api_json_envelope *e, struct engine_error *err)
 {
     bool oip = e->style == API_JSON_OIP;
+    size_t expected = oip ? told_by_shape(e, top(e)) : SIZE_MAX;
     ENGINE_TRY(room_for_value(e, err));
+    name_field(e);
+    /* An element takes two bytes of the body, at least: a short body reserves no memory. */
+    if (expected != SIZE_MAX && expected > e->limit / 2)
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "%s should have %zu elements by its shape, more than a body of "
+                                "%zu bytes can hold",
+                                e->field, expected, e->limit);
     e->state = IN_NUMBERS;
-    /* An element takes two bytes of the body, at least. */
     return api_json_numbers_begin(&e->numbers, e->engine, oip ? stored_as(top(e)) : ENGINE_F32,
-                                  oip ? told_by_shape(e, top(e)) : SIZE_MAX, e->limit / 2 + 1, err);
+                                  expected, api_json_envelope_room(e), err);
 }
 
 static enum engine_code end_numbers(struct api_json_envelope *e, struct engine_error *err)
@@ -192,8 +225,8 @@ static enum engine_code end_numbers(struct api_json_envelope *e, struct engine_e
     struct api_json_numbers *numbers = &e->numbers;
     if (numbers->expected != SIZE_MAX && numbers->count != numbers->expected)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "data has %zu elements, its shape tells %zu", numbers->count,
-                                numbers->expected);
+                                "%s has %zu elements, its shape tells %zu", e->field,
+                                numbers->count, numbers->expected);
     *value = (struct api_json_value){.dtype = numbers->dtype,
                                      .buffer = numbers->buffer,
                                      .count = numbers->count,
@@ -210,6 +243,7 @@ static enum engine_code end_numbers(struct api_json_envelope *e, struct engine_e
 static enum engine_code begin_base64(struct api_json_envelope *e, struct engine_error *err)
 {
     ENGINE_TRY(room_for_value(e, err));
+    name_field(e);
     memset(&e->base64, 0, sizeof e->base64);
     e->values[e->count] = (struct api_json_value){.is_bytes = true};
     e->state = IN_BASE64;
@@ -221,9 +255,15 @@ static enum engine_code room_for_bytes(struct api_json_envelope *e, size_t more,
 {
     struct api_json_value *value = &e->values[e->count];
     struct engine_buffer larger;
-    if (value->count + more <= value->buffer.bytes)
+    size_t bytes = value->count + more;
+    if (bytes <= value->buffer.bytes)
         return ENGINE_OK;
-    ENGINE_TRY(engine_buffer_take(e->engine, 2 * (value->count + more), &larger, err));
+    size_t room = api_json_envelope_room(e);
+    if (bytes > room)
+        return engine_error_set(err, ENGINE_TOO_LARGE,
+                                "%s needs more memory than the %zu bytes left to this body",
+                                e->field, room);
+    ENGINE_TRY(engine_buffer_take(e->engine, bytes > room / 2 ? bytes : 2 * bytes, &larger, err));
     if (value->count > 0)
         memcpy(larger.data, value->buffer.data, value->count);
     engine_buffer_give(e->engine, &value->buffer);
@@ -231,30 +271,45 @@ static enum engine_code room_for_bytes(struct api_json_envelope *e, size_t more,
     return ENGINE_OK;
 }
 
-/* JSON allows "\/" for "/"; encoders that escape the slash are met. */
+static enum engine_code no_base64(const struct api_json_envelope *e, struct engine_error *err)
+{
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "%s holds a character that is not base64",
+                            e->field);
+}
+
+/* Decodes characters of the text to behind what is there. */
+static enum engine_code decode_base64(struct api_json_envelope *e, const char *text, size_t size,
+                                      struct engine_error *err)
+{
+    struct api_json_value *value = &e->values[e->count];
+    size_t bytes = 0;
+    ENGINE_TRY(room_for_bytes(e, size / 4 * 3 + 3, err));
+    if (!api_base64_feed(&e->base64, text, size, (unsigned char *)value->buffer.data + value->count,
+                         &bytes))
+        return no_base64(e, err);
+    value->count += bytes;
+    return ENGINE_OK;
+}
+
+/* JSON allows "\/" for "/"; encoders that escape the slash are met. No other escape stands for a
+ * character of base64. */
 static enum engine_code feed_base64(struct api_json_envelope *e, const char **at, const char *end,
                                     struct engine_error *err)
 {
-    struct api_json_value *value = &e->values[e->count];
+    if (e->escaped && **at != '/')
+        return no_base64(e, err);
+    e->escaped = false;
     const char *stop = *at;
-    size_t bytes = 0;
     while (stop < end && *stop != '"' && *stop != '\\')
         stop++;
-    ENGINE_TRY(room_for_bytes(e, (size_t)(stop - *at) / 4 * 3 + 3, err));
-    if (!api_base64_feed(&e->base64, *at, (size_t)(stop - *at),
-                         (unsigned char *)value->buffer.data + value->count, &bytes))
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "b64 holds a character that is not base64");
-    value->count += bytes;
-    *at = stop;
-    if (stop == end)
+    ENGINE_TRY(decode_base64(e, *at, (size_t)(stop - *at), err));
+    *at = stop == end ? end : stop + 1;
+    e->escaped = stop < end && *stop == '\\';
+    if (stop == end || e->escaped)
         return ENGINE_OK;
-    *at = stop + 1;
-    if (*stop == '\\')
-        return ENGINE_OK; /* what follows must be a slash: all else is no base64 */
     if (!api_base64_complete(&e->base64))
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "b64 has a length that is no multiple of four");
+                                "%s has a length that is no multiple of four", e->field);
     e->state = IN_TEXT;
     ENGINE_TRY(keep_placeholder(e, err));
     e->count++;
@@ -284,7 +339,23 @@ static bool may_begin_numbers(struct api_json_envelope *e)
            (strcmp(e->levels[1].key, "instances") == 0 || strcmp(e->levels[1].key, "inputs") == 0);
 }
 
-static void end_string(struct api_json_envelope *e)
+/* Said before the data, whose elements would be judged by a type that nobody gave. A name with
+ * an escape in it is left to the protocol. */
+static enum engine_code refuse_datatype(struct api_json_envelope *e, const char *text,
+                                        size_t length, struct engine_error *err)
+{
+    bool of_input = e->style == API_JSON_OIP && e->depth == 3 &&
+                    strcmp(e->levels[1].key, "inputs") == 0 && memchr(text, '\\', length) == NULL;
+    if (!of_input)
+        return ENGINE_OK;
+    name_field(e);
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                            "%s is \"%.*s\", it must be BOOL, [U]INT8 to [U]INT64, FP16, BF16, "
+                            "FP32 or FP64",
+                            e->field, length < 20 ? (int)length : 20, text);
+}
+
+static enum engine_code end_string(struct api_json_envelope *e, struct engine_error *err)
 {
     const char *text = e->text + e->string_at + 1;
     size_t length = e->text_bytes - e->string_at - 2;
@@ -296,7 +367,10 @@ static void end_string(struct api_json_envelope *e)
         level->wants_key = false;
     } else if (is_key(e, "datatype")) {
         level->has_dtype = engine_tensor_dtype_from_name(text, length, &level->dtype);
+        if (!level->has_dtype)
+            return refuse_datatype(e, text, length, err);
     }
+    return ENGINE_OK;
 }
 
 /* A whole string, or what is there of it. */
@@ -313,8 +387,7 @@ static enum engine_code walk_string(struct api_json_envelope *e, const char **at
             ENGINE_TRY(keep(e, from, (size_t)(stop + 1 - from), err));
             *at = stop + 1;
             e->state = IN_TEXT;
-            end_string(e);
-            return ENGINE_OK;
+            return end_string(e, err);
         }
     }
     *at = end;
@@ -325,7 +398,8 @@ static enum engine_code begin_string(struct api_json_envelope *e, struct engine_
 {
     struct level *level = top(e);
     e->is_key = e->depth > 0 && level->is_object && level->wants_key;
-    if (!e->is_key && e->style == API_JSON_OIP && is_key(e, "b64"))
+    if (!e->is_key && e->style == API_JSON_OIP && is_key(e, "b64") && e->depth > 1 &&
+        strcmp(e->levels[e->depth - 1].key, "data") == 0)
         return begin_base64(e, err);
     e->string_at = e->text_bytes;
     e->state = IN_STRING;
@@ -353,6 +427,7 @@ static enum engine_code walk_text(struct api_json_envelope *e, const char **at,
         return keep(e, &c, 1, err);
     case ',':
         top(e)->wants_key = top(e)->is_object;
+        top(e)->index++;
         return keep(e, &c, 1, err);
     default:
         return keep(e, &c, 1, err);
@@ -378,9 +453,8 @@ static enum engine_code walk_numbers(struct api_json_envelope *e, const char **a
 {
     size_t used = 0;
     bool done = false;
-    const char *field = top(e)->key[0] != '\0' ? top(e)->key : "data";
     ENGINE_TRY(
-        api_json_numbers_feed(&e->numbers, field, *at, (size_t)(end - *at), &used, &done, err));
+        api_json_numbers_feed(&e->numbers, e->field, *at, (size_t)(end - *at), &used, &done, err));
     *at += used;
     return done ? end_numbers(e, err) : ENGINE_OK;
 }
@@ -420,11 +494,15 @@ enum engine_code api_json_envelope_finish(struct api_json_envelope *e, json_t **
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "the JSON body ends inside a value");
     json_t *root = json_loadb(e->text != NULL ? e->text : "", e->text_bytes,
                               JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
-    if (root == NULL)
+    if (root == NULL) {
+        char *near = strstr(error.text, " near ");
+        if (near != NULL && strstr(near, e->mark) != NULL)
+            *near = '\0'; /* it shows our placeholder, which is nothing the client sent */
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "the body is no valid JSON (byte %d, tensor data not counted): "
                                 "%.120s",
                                 error.position, error.text);
+    }
     *ret = root;
     return ENGINE_OK;
 }

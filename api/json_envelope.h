@@ -36,11 +36,11 @@ enum api_json_style {
 
 struct api_json_envelope;
 
-/* limit: bytes the body can have. Errors: OUT_OF_MEMORY. */
-ENGINE_MUST_CHECK enum engine_code api_json_envelope_create(struct engine *engine,
-                                                            enum api_json_style style, size_t limit,
-                                                            struct api_json_envelope **ret,
-                                                            struct engine_error *err);
+/* limit: bytes the JSON can have. room: bytes of buffers that its values may take together, while
+ * they grow too. Errors: OUT_OF_MEMORY. */
+ENGINE_MUST_CHECK enum engine_code
+api_json_envelope_create(struct engine *engine, enum api_json_style style, size_t limit,
+                         size_t room, struct api_json_envelope **ret, struct engine_error *err);
 /* Errors: INVALID_ARGUMENT, TOO_LARGE, and memory. */
 ENGINE_MUST_CHECK enum engine_code api_json_envelope_feed(struct api_json_envelope *envelope,
                                                           const char *bytes, size_t size,
@@ -53,5 +53,6 @@ struct api_json_value *api_json_envelope_value(struct api_json_envelope *envelop
                                                const json_t *placeholder);
 void api_json_envelope_destroy(struct api_json_envelope *envelope); /* NULL is fine */
 size_t api_json_envelope_memory(const struct api_json_envelope *envelope);
+size_t api_json_envelope_room(const struct api_json_envelope *envelope); /* what is left of it */
 
 #endif

@@ -3,23 +3,32 @@
 
 #include <string.h>
 
-enum { FIRST_ELEMENTS = 4096 };
+enum { FIRST_BYTES = 4096 }; /* the smallest buffer there is: bodies may hold thousands of arrays */
 
 /* ---- storing ---------------------------------------------------------------------------- */
+
+static enum engine_code check_room(const struct api_json_numbers *numbers, size_t bytes,
+                                   struct engine_error *err)
+{
+    if (numbers->buffer.bytes <= numbers->room && bytes <= numbers->room - numbers->buffer.bytes)
+        return ENGINE_OK;
+    return engine_error_set(err, ENGINE_TOO_LARGE,
+                            "the body's numbers need more memory than the %zu bytes left to them; "
+                            "binary tensors, or shape and datatype before data, need less",
+                            numbers->room);
+}
 
 static enum engine_code grow(struct api_json_numbers *numbers, const char *field,
                              struct engine_error *err)
 {
     size_t element = engine_tensor_element_bytes(numbers->dtype);
     struct engine_buffer larger;
-    size_t elements = numbers->capacity < FIRST_ELEMENTS ? FIRST_ELEMENTS : 2 * numbers->capacity;
+    size_t elements = numbers->capacity == 0 ? FIRST_BYTES / element : 2 * numbers->capacity;
     if (numbers->count >= numbers->expected)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "%s has more elements than the %zu its shape tells", field,
                                 numbers->expected);
-    if (numbers->count >= numbers->limit)
-        return engine_error_set(err, ENGINE_TOO_LARGE, "%s has more than %zu elements", field,
-                                numbers->limit);
+    ENGINE_TRY(check_room(numbers, elements * element, err));
     ENGINE_TRY(engine_buffer_take(numbers->engine, elements * element, &larger, err));
     if (numbers->count > 0)
         memcpy(larger.data, numbers->buffer.data, numbers->count * element);
@@ -107,16 +116,17 @@ static const char *read_value(struct api_json_numbers *numbers, const char *text
 /* ---- scanning --------------------------------------------------------------------------- */
 
 enum engine_code api_json_numbers_begin(struct api_json_numbers *numbers, struct engine *engine,
-                                        enum engine_dtype dtype, size_t expected, size_t limit,
+                                        enum engine_dtype dtype, size_t expected, size_t room,
                                         struct engine_error *err)
 {
+    size_t bytes = 0;
     numbers->engine = engine;
     numbers->dtype = dtype;
     numbers->buffer = (struct engine_buffer){NULL, 0};
     numbers->count = 0;
     numbers->capacity = 0;
     numbers->expected = expected;
-    numbers->limit = limit;
+    numbers->room = room;
     numbers->depth = 1;
     numbers->rank = 0;
     numbers->regular = true;
@@ -127,12 +137,10 @@ enum engine_code api_json_numbers_begin(struct api_json_numbers *numbers, struct
     numbers->open[0] = 0;
     if (expected == SIZE_MAX || expected == 0)
         return ENGINE_OK;
-    if (expected > limit)
-        return engine_error_set(err, ENGINE_TOO_LARGE,
-                                "a shape tells %zu elements, more than the body can hold",
-                                expected);
-    ENGINE_TRY(engine_buffer_take(engine, expected * engine_tensor_element_bytes(dtype),
-                                  &numbers->buffer, err));
+    if (!engine_tensor_mul(expected, engine_tensor_element_bytes(dtype), &bytes))
+        bytes = SIZE_MAX;
+    ENGINE_TRY(check_room(numbers, bytes, err));
+    ENGINE_TRY(engine_buffer_take(engine, bytes, &numbers->buffer, err));
     numbers->capacity = expected;
     return ENGINE_OK;
 }
@@ -172,10 +180,16 @@ static enum engine_code refuse(const struct api_json_numbers *numbers, const cha
                             numbers->count, shown, engine_tensor_dtype_name(numbers->dtype));
 }
 
+/* A regular nesting has all leaves at one level and no list beside or below them, so that its
+ * count is the product of its lengths: who reads the shape relies on it. A list that was closed
+ * below the first leaf's level, as in [[],1], has left its length there. */
 static void leaf_done(struct api_json_numbers *numbers)
 {
-    if (numbers->rank == 0)
+    if (numbers->rank == 0) {
         numbers->rank = numbers->depth;
+        if (numbers->depth < API_MAX_RANK && numbers->lengths[numbers->depth] != -1)
+            numbers->regular = false;
+    }
     numbers->regular = numbers->regular && numbers->rank == numbers->depth;
     numbers->open[numbers->depth - 1]++;
     numbers->wants = API_NUMBERS_AFTER;
@@ -187,6 +201,8 @@ static enum engine_code open_list(struct api_json_numbers *numbers, const char *
     if (numbers->depth == API_MAX_RANK)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "%s is nested more than %d levels deep", field, API_MAX_RANK);
+    if (numbers->depth == numbers->rank) /* a list where leaves are, as in [1,[]] */
+        numbers->regular = false;
     numbers->open[numbers->depth++] = 0;
     numbers->wants = API_NUMBERS_FIRST;
     return ENGINE_OK;
@@ -267,7 +283,7 @@ static const char *scan_run(struct api_json_numbers *numbers, const char *at, co
     int64_t run = 0;
     while (numbers->count < numbers->capacity && end - at > 40) {
         const char *stop = read_value(numbers, at, end);
-        if (stop == NULL || end - stop < 4 || *stop != ',')
+        if (stop == NULL || end - stop < 4 || *stop != ',' || stop - at > API_NUMBER_TEXT_LONGEST)
             break;
         stop += stop[1] == ' ' ? 2 : 1;
         if (is_space(*stop) || *stop == '[' || *stop == ']')
@@ -304,7 +320,7 @@ static enum engine_code scan_value(struct api_json_numbers *numbers, const char 
     }
     if (stop == *at)
         return ENGINE_OK; /* a bracket follows the comma */
-    if (read_value(numbers, *at, stop) != stop)
+    if (stop - *at > API_NUMBER_TEXT_LONGEST || read_value(numbers, *at, stop) != stop)
         return refuse(numbers, field, *at, (size_t)(stop - *at), err);
     numbers->count++;
     leaf_done(numbers);
@@ -341,7 +357,7 @@ enum engine_code api_json_numbers_feed(struct api_json_numbers *numbers, const c
 /* ---- writing ---------------------------------------------------------------------------- */
 
 /* Below this many elements a second thread costs more than it brings. */
-enum { PIECE_ELEMENTS = 16384, PIECES = 4, ELEMENT_BYTES = 18, WIDE_ELEMENT_BYTES = 28 };
+enum { PIECE_ELEMENTS = 4096, PIECES = 4, ELEMENT_BYTES = 18, WIDE_ELEMENT_BYTES = 28 };
 
 struct writing {
     const struct engine_tensor *tensor;
@@ -378,8 +394,10 @@ static size_t write_element(const struct writing *w, size_t i, char *at)
         return api_number_text_write_f32(((const float *)t->data)[i], w->whole_point, at);
     if (t->dtype == ENGINE_F16 || t->dtype == ENGINE_BF16)
         return api_number_text_write_f32((float)engine_tensor_get(t, i), w->whole_point, at);
-    return api_number_text_write_f64(engine_tensor_get(t, i),
-                                     w->whole_point && engine_tensor_dtype_is_float(t->dtype), at);
+    if (t->dtype == ENGINE_F64)
+        return api_number_text_write_f64(((const double *)t->data)[i], w->whole_point, at);
+    /* Integers below 2^53: outputs have none that are wider than INT32. */
+    return api_number_text_write_i64((int64_t)engine_tensor_get(t, i), at);
 }
 
 static void write_piece(void *argument, int piece)

@@ -23,7 +23,7 @@ struct api_json_numbers {
     struct engine_buffer buffer;
     size_t count, capacity;        /* elements */
     size_t expected;               /* elements; SIZE_MAX: not known */
-    size_t limit;                  /* elements; more than a body can hold */
+    size_t room;                   /* bytes that buffers may take, while they grow too */
     int depth;                     /* open "[" */
     int rank;                      /* deepest level; leaves lie there if regular */
     bool regular;                  /* all leaves at one depth, all lists of a level equally long */
@@ -35,11 +35,12 @@ struct api_json_numbers {
 };
 
 /* Starts after the first "[". expected: elements promised by a shape (allocated now), or
- * SIZE_MAX. Errors: OUT_OF_MEMORY, OVERLOADED, TOO_LARGE. */
+ * SIZE_MAX. room: bytes of buffers that it may take. Errors: OUT_OF_MEMORY, OVERLOADED, and
+ * TOO_LARGE beyond the room. */
 ENGINE_MUST_CHECK enum engine_code api_json_numbers_begin(struct api_json_numbers *numbers,
                                                           struct engine *engine,
                                                           enum engine_dtype dtype, size_t expected,
-                                                          size_t limit, struct engine_error *err);
+                                                          size_t room, struct engine_error *err);
 
 /* Takes bytes; *ret_used tells how many. *ret_done: the last "]" was among them. Errors:
  * INVALID_ARGUMENT (what stands there is no number, or does not fit), and memory as above.

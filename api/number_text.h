@@ -32,6 +32,7 @@ const char *api_number_text_read_u64(const char *text, const char *end, uint64_t
  * (TensorFlow Serving does). */
 size_t api_number_text_write_f32(float value, bool whole_point, char *text);
 size_t api_number_text_write_f64(double value, bool whole_point, char *text);
+size_t api_number_text_write_i64(int64_t value, char *text);
 
 #ifdef __cplusplus
 }

@@ -107,7 +107,7 @@ static enum engine_code read_parameters(json_t *value, struct item *item, struct
     json_t *parameters = json_object_get(value, "parameters");
     const char *name;
     json_t *member;
-    if (parameters == NULL)
+    if (parameters == NULL || json_is_null(parameters))
         return ENGINE_OK;
     if (!json_is_object(parameters) || json_object_size(parameters) > API_MAX_PARAMETERS)
         return refuse(item, "parameters", "must be an object of at most 64 members", err);
@@ -242,6 +242,8 @@ static enum engine_code read_item(struct reading *r, json_t *value, size_t index
     ENGINE_TRY(read_shape(value, &item, err));
     ENGINE_TRY(read_parameters(value, &item, err));
     item.data = json_object_get(value, "data");
+    if (json_is_null(item.data)) /* clients that write all members of a type do so */
+        item.data = NULL;
     if (item.data != NULL && item.has_size)
         return refuse(&item, "data", "and parameters.binary_data_size are both given", err);
     if (item.data == NULL && !item.has_size && !r->body->has_tail)
@@ -282,7 +284,7 @@ static enum engine_code read_output(struct api_request_state *state, json_t *val
                                 index);
     ENGINE_TRY(api_parameters_want(state, wanted, &output, err));
     state->binary[output] = state->binary_default;
-    if (parameters == NULL)
+    if (parameters == NULL || json_is_null(parameters))
         return ENGINE_OK;
     if (!json_is_object(parameters) || json_object_size(parameters) > API_MAX_PARAMETERS)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,

@@ -67,9 +67,10 @@ static enum engine_code read_selection(const char *name, const json_t *value,
             break;
         for (; first <= last; first++)
             indices[count++] = first;
-        at = *end == ',' ? end + 1 : end;
-        if (*end == '\0')
-            break;
+        at = end;
+        if (*end != ',' || end[1] < '0' || end[1] > '9')
+            break; /* the end, or what is no list */
+        at++;
     }
     if (count == 0 || (at != NULL && *at != '\0') || ret->indices != NULL) {
         free(indices);
@@ -105,7 +106,9 @@ static enum engine_code refuse_elsewhere(const char *name, struct engine_error *
     return ENGINE_OK;
 }
 
-/* Parameters of other servers and of the client's own are accepted, if they are plain. */
+/* Parameters of other servers and of the client's own are accepted, if they are plain. The
+ * sequence extension's are among them: a layer keeps nothing between calls, so a call that is part
+ * of a sequence is a call like any other. */
 static enum engine_code check_custom(const char *name, const json_t *value,
                                      struct engine_error *err)
 {
@@ -161,7 +164,7 @@ enum engine_code api_parameters_request_all(struct api_request_state *state, jso
 {
     const char *name;
     json_t *value;
-    if (parameters == NULL)
+    if (parameters == NULL || json_is_null(parameters))
         return ENGINE_OK;
     if (!json_is_object(parameters) || json_object_size(parameters) > API_MAX_PARAMETERS)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,

@@ -12,14 +12,16 @@
 static enum engine_code shape_of(const struct api_json_value *value, const char *name,
                                  struct engine_tensor *ret, struct engine_error *err)
 {
-    if (!value->regular || value->is_bytes)
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "%s is nested irregularly: lists of one level must be equally "
-                                "long",
-                                name);
+    size_t count = 0;
     *ret = (struct engine_tensor){.dtype = value->dtype, .rank = value->rank};
     memcpy(ret->shape, value->shape, (size_t)value->rank * sizeof ret->shape[0]);
-    return ENGINE_OK;
+    /* All later readers go by the shape: it must not tell more than the buffer holds. */
+    if (value->regular && !value->is_bytes && engine_tensor_count(ret, &count) &&
+        count == value->count)
+        return ENGINE_OK;
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                            "%s is nested irregularly: lists of one level must be equally long",
+                            name);
 }
 
 /* A whole tensor from one array. */
@@ -69,44 +71,47 @@ static enum engine_code read_columns(struct api_request_state *state, struct api
 
 /* ---- rows ---------------------------------------------------------------------------------- */
 
-/* Puts row "index" of an input behind the rows before it. */
-static enum engine_code add_row(struct api_request_state *state, struct engine_tensor *all,
-                                const struct api_json_value *value, size_t index, size_t rows,
-                                const char *name, struct engine_error *err)
+/* Rows are objects of inputs: all of the same inputs, all of the same shapes. */
+struct rows {
+    json_t *list;
+    size_t count;
+    struct engine_tensor inputs[ENGINE_INPUT_COUNT]; /* rank 0: not in the rows */
+};
+
+/* The first row decides what the others must be. */
+static enum engine_code check_member(struct rows *rows, size_t index, const char *name,
+                                     enum engine_input input, const struct engine_tensor *row,
+                                     struct engine_error *err)
 {
-    struct engine_tensor row, expected;
-    size_t bytes = 0, total = 0;
-    ENGINE_TRY(shape_of(value, name, &row, err));
-    (void)engine_tensor_bytes(&row, &bytes);
+    struct engine_tensor *all = &rows->inputs[input], expected = {.dtype = row->dtype};
     if (index == 0) {
-        struct engine_buffer buffer;
-        if (row.rank == API_MAX_RANK || !engine_tensor_mul(bytes, rows, &total))
-            return engine_error_set(err, ENGINE_TOO_LARGE, "%s has too many dimensions", name);
-        *all = (struct engine_tensor){.dtype = row.dtype, .rank = row.rank + 1};
-        all->shape[0] = (int64_t)rows;
-        memcpy(all->shape + 1, row.shape, (size_t)row.rank * sizeof row.shape[0]);
-        ENGINE_TRY(engine_buffer_take(state->engine, total + 1, &buffer, err));
-        all->data = buffer.data;
-        api_state_own(state, &buffer);
+        if (row->rank == API_MAX_RANK)
+            return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                    "instances[0].%s has %d dimensions, at most %d are served",
+                                    name, row->rank, API_MAX_RANK - 1);
+        *all = (struct engine_tensor){.dtype = row->dtype, .rank = row->rank + 1};
+        all->shape[0] = (int64_t)rows->count;
+        memcpy(all->shape + 1, row->shape, (size_t)row->rank * sizeof row->shape[0]);
+        return ENGINE_OK;
     }
-    expected = (struct engine_tensor){.dtype = all->dtype, .rank = all->rank - 1};
+    if (all->rank == 0)
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "instances[%zu].%s is not in the rows before it", index, name);
+    expected.rank = all->rank - 1;
     memcpy(expected.shape, all->shape + 1, (size_t)expected.rank * sizeof expected.shape[0]);
-    if (!engine_tensor_same_shape(&row, &expected))
+    if (!engine_tensor_same_shape(row, &expected))
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "instances[%zu].%s has another shape than the rows before it",
                                 index, name);
-    if (bytes > 0)
-        memcpy((char *)all->data + index * bytes, value->buffer.data, bytes);
     return ENGINE_OK;
 }
 
-static enum engine_code read_row(struct api_request_state *state, struct api_body *body,
-                                 json_t *row, size_t index, size_t rows,
-                                 struct engine_tensor *inputs, struct engine_error *err)
+static enum engine_code check_row(const struct api_request_state *state, struct api_body *body,
+                                  struct rows *rows, size_t index, struct engine_error *err)
 {
     const char *name;
-    json_t *placeholder;
-    size_t given = 0, first = 0;
+    json_t *row = json_array_get(rows->list, index), *placeholder;
+    size_t wanted = 0;
     if (!json_is_object(row))
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "instances[%zu] must be an object of inputs, as the first is",
@@ -115,38 +120,83 @@ static enum engine_code read_row(struct api_request_state *state, struct api_bod
     {
         const struct api_json_value *value = api_json_envelope_value(body->envelope, placeholder);
         enum engine_input input;
+        struct engine_tensor tensor;
         ENGINE_TRY(api_parameters_input(state, name, &input, err));
         if (value == NULL)
             return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                     "instances[%zu].%s must be a list of numbers", index, name);
-        if (index > 0 && inputs[input].data == NULL)
-            return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                    "instances[%zu].%s is not in the rows before it", index, name);
-        ENGINE_TRY(add_row(state, &inputs[input], value, index, rows, name, err));
-        given++;
+        ENGINE_TRY(shape_of(value, name, &tensor, err));
+        ENGINE_TRY(check_member(rows, index, name, input, &tensor, err));
     }
     for (int i = 0; i < ENGINE_INPUT_COUNT; i++)
-        first += inputs[i].data != NULL ? 1 : 0;
-    if (given != first)
+        wanted += rows->inputs[i].rank > 0 ? 1 : 0;
+    if (json_object_size(row) != wanted)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "instances[%zu] has fewer inputs than the rows before it", index);
     return ENGINE_OK;
 }
 
+static struct api_json_value *row_value(struct api_body *body, const struct rows *rows,
+                                        size_t index, const char *name)
+{
+    const json_t *row = json_array_get(rows->list, index);
+    return api_json_envelope_value(body->envelope, json_object_get(row, name));
+}
+
+/* Lays the rows of one input behind each other; each row's own buffer goes back. */
+static enum engine_code join(struct api_request_state *state, struct api_body *body,
+                             const struct rows *rows, const char *name, size_t bytes,
+                             struct engine_buffer *ret, struct engine_error *err)
+{
+    size_t room = api_json_envelope_room(body->envelope), row_bytes = bytes / rows->count;
+    if (bytes > room)
+        return engine_error_set(err, ENGINE_TOO_LARGE,
+                                "the rows of %s need more memory than the %zu bytes left to this "
+                                "body; the columnar form, inputs, needs half of it",
+                                name, room);
+    ENGINE_TRY(engine_buffer_take(state->engine, bytes, ret, err));
+    for (size_t i = 0; i < rows->count && bytes > 0; i++) {
+        struct api_json_value *value = row_value(body, rows, i, name);
+        memcpy((char *)ret->data + i * row_bytes, value->buffer.data, row_bytes);
+        engine_buffer_give(state->engine, &value->buffer);
+    }
+    return ENGINE_OK;
+}
+
+static enum engine_code take_rows(struct api_request_state *state, struct api_body *body,
+                                  const struct rows *rows, int input, struct engine_error *err)
+{
+    const char *name = engine_input_name((enum engine_input)input);
+    struct engine_tensor *tensor = &state->request.call.inputs[input];
+    struct engine_buffer joined, *buffer = &joined;
+    size_t bytes = 0;
+    *tensor = rows->inputs[input];
+    if (!engine_tensor_bytes(tensor, &bytes))
+        return engine_error_set(err, ENGINE_TOO_LARGE, "the rows of %s are too large", name);
+    if (rows->count == 1)
+        buffer = &row_value(body, rows, 0, name)->buffer;
+    else
+        ENGINE_TRY(join(state, body, rows, name, bytes, &joined, err));
+    enum engine_code code = api_state_view(state, tensor, buffer->data, bytes, err);
+    api_state_own(state, buffer);
+    return code;
+}
+
 static enum engine_code read_rows(struct api_request_state *state, struct api_body *body,
                                   json_t *instances, struct engine_error *err)
 {
-    struct engine_tensor inputs[ENGINE_INPUT_COUNT] = {0};
-    size_t rows = json_array_size(instances);
+    struct rows rows = {.list = instances, .count = json_array_size(instances)};
     state->form = API_FORM_TF_ROWS;
     if (api_json_envelope_value(body->envelope, instances) != NULL)
         return take_value(state, body, "query", instances, err);
-    if (!json_is_array(instances) || rows == 0)
+    if (!json_is_array(instances) || rows.count == 0)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "instances must be a list of at least one row");
-    for (size_t i = 0; i < rows; i++)
-        ENGINE_TRY(read_row(state, body, json_array_get(instances, i), i, rows, inputs, err));
-    memcpy(state->request.call.inputs, inputs, sizeof inputs);
+    for (size_t i = 0; i < rows.count; i++)
+        ENGINE_TRY(check_row(state, body, &rows, i, err));
+    for (int i = 0; i < ENGINE_INPUT_COUNT; i++)
+        if (rows.inputs[i].rank > 0)
+            ENGINE_TRY(take_rows(state, body, &rows, i, err));
     return ENGINE_OK;
 }
 

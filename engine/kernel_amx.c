@@ -5,10 +5,12 @@
  * Left: rows of bfloat16, the depth padded to 32 with zeros. Right: panels of 32 columns (the last
  * one of 16 if that is enough), [columns/32][depth/32][2][16][16][2]: each 1 KB tile holds 16 pairs
  * of depth by 16 columns, as TDPBF16PS wants them; also padded with zeros.
- * Tiles: 2 x 2 of C (0 to 3), two of L (4, 5), two of R (6, 7): 4 KB of loads for 4 products. A
- * panel is taken in blocks of 32 x 384 = 24 KB, which stay in L1 while all rows pass over them;
- * sums rest in C in between. With few rows, where memory is the limit, 128 measures 5 to 12 %
- * better. An element is one sum in ascending depth whatever is computed beside it.
+ * Tiles: 2 x 2 of C (0 to 3), two of L (4, 5), two of R (6, 7): 4 KB of loads for 4 products.
+ * Two panels are taken in blocks of 64 x 256 (x3: of 64 x 128 in two planes) = 32 KB, which stay in
+ * L1 while all rows pass over them, 32 rows = 16 KB at a time, read from L2 once for both panels;
+ * sums rest in C in between. One panel in blocks of 384 takes L2 twice as much and is 10 % slower,
+ * and so are deeper or shallower blocks. An element is one sum in ascending depth whatever is
+ * computed beside it.
  *
  * Rows beyond the last one are computed and thrown away: operands have room for 15 more rows.
  * Incomplete tiles of C go through scratch. A live depth that is no multiple of 32 has its last
@@ -27,7 +29,7 @@
 #include "engine/kernel_vectors.h"
 
 enum { TILE = 16, PANEL = 32, DEPTH = 32, LINE = 64, TILE_BYTES = 1024 };
-enum { DEPTH_BLOCK = 384, DEPTH_BLOCK_FEW = 128, FEW_ROWS = 32 };
+enum { DEPTH_BLOCK = 256, GROUP = 2 * PANEL, FEW_ROWS = 32 };
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -479,9 +481,9 @@ static void copy_rest(const struct product *p, const struct run *from, int64_t r
                         .tiles = 1};
 }
 
-static int64_t depth_block(int64_t rows)
+static int64_t depth_block(const struct engine_left *left)
 {
-    return rows <= FEW_ROWS ? DEPTH_BLOCK_FEW : DEPTH_BLOCK;
+    return left->plane != 0 ? DEPTH_BLOCK / 2 : DEPTH_BLOCK;
 }
 
 /* Up to 32 x 32 elements of C over tiles of depth from "k" on. */
@@ -489,10 +491,10 @@ static void multiply_block(struct product *p, int64_t i, int64_t n, int64_t j, i
 {
     int64_t rows = least(2 * TILE, p->rows - i), columns = least(PANEL, p->columns - j);
     bool two_rows = rows > TILE, two_columns = columns > TILE;
-    bool ends = p->depth - k <= depth_block(p->rows);
+    bool ends = p->depth - k <= depth_block(p->left);
     bool cut =
         ends && p->depth % DEPTH != 0 && (p->depth < p->right->depth || p->depth < p->left->depth);
-    int64_t depth = ends ? p->depth - k : depth_block(p->rows);
+    int64_t depth = ends ? p->depth - k : depth_block(p->left);
     struct run whole = {
         .a = (const char *)p->left->data +
              ((p->row0 + i) * p->left->stride + k) * (int64_t)sizeof(uint16_t),
@@ -543,14 +545,15 @@ static void multiply(const struct engine_left *left, int64_t row0, int64_t rows,
         .scratch = scratch,
         .ahead = {next, next != NULL ? (const char *)next + next_bytes : NULL, 0, 0},
         .blocks = ceil_div(columns, PANEL) * ceil_div(rows, 2 * TILE) *
-                  (depth > 0 ? ceil_div(depth, depth_block(rows)) : 1),
+                  (depth > 0 ? ceil_div(depth, depth_block(left)) : 1),
     };
-    for (int64_t j = 0; j < columns; j += PANEL) {
-        int64_t k = 0;
+    for (int64_t j = 0; j < columns; j += GROUP) {
+        int64_t k = 0, end = least(columns, j + GROUP);
         do {
             for (int64_t i = 0; i < rows; i += 2 * TILE)
-                multiply_block(&p, i, column0 + j, j, k);
-            k += depth_block(rows);
+                for (int64_t n = j; n < end; n += PANEL)
+                    multiply_block(&p, i, column0 + n, n, k);
+            k += depth_block(left);
         } while (k < depth);
     }
 }

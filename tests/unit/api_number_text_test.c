@@ -211,6 +211,17 @@ static void whole_numbers_get_a_point_when_asked(void **state)
     assert_memory_equal(text, "1e+20", length);
 }
 
+/* The shortest text of 100000 is 1e+05, which is no integer to those who read INT32. */
+static void integers_are_written_with_their_digits(void **state)
+{
+    (void)state;
+    char text[API_NUMBER_TEXT_BYTES];
+    assert_int_equal(api_number_text_write_i64(100000, text), 6);
+    assert_memory_equal(text, "100000", 6);
+    assert_int_equal(api_number_text_write_i64(INT64_MIN, text), 20);
+    assert_memory_equal(text, "-9223372036854775808", 20);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -223,6 +234,7 @@ int main(void)
         cmocka_unit_test(what_json_forbids_is_refused),
         cmocka_unit_test(integers_are_exact_and_bounded),
         cmocka_unit_test(whole_numbers_get_a_point_when_asked),
+        cmocka_unit_test(integers_are_written_with_their_digits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
