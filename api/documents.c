@@ -2,7 +2,6 @@
 #include "api/documents.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <jansson.h>
@@ -215,10 +214,7 @@ static json_t *layer_document(const struct engine_model *model)
             shapes[i]->shape[d] = -1;
         shapes[i]->shape[rank - 1] = engine_model_width(model, i);
     }
-    char *text = api_layer_config_write(&config);
-    json_t *document = text != NULL ? json_loads(text, 0, NULL) : NULL;
-    free(text);
-    return document;
+    return api_layer_config_document(&config);
 }
 
 static const char *kernel_of(const struct engine_facts *facts, enum engine_precision precision)

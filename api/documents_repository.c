@@ -188,19 +188,28 @@ enum engine_code api_document_load_read(const char *json, size_t size, struct ap
     return ENGINE_OK;
 }
 
+static enum engine_code read_unload(const json_t *parameters, struct engine_error *err)
+{
+    const char *key;
+    json_t *value;
+    if (parameters != NULL && !json_is_object(parameters))
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "parameters must be an object");
+    json_object_foreach((json_t *)parameters, key, value)
+    {
+        if (strcmp(key, "unload_dependents") != 0 || !json_is_boolean(value))
+            return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                    "parameters.%.80s is not known; there is unload_dependents, "
+                                    "true or false",
+                                    key);
+    }
+    return ENGINE_OK;
+}
+
 enum engine_code api_document_unload_read(const char *json, size_t size, struct engine_error *err)
 {
-    json_t *root, *value;
-    const char *key;
-    enum engine_code code = ENGINE_OK;
+    json_t *root;
     ENGINE_TRY(read_object(json, size, &root, err));
-    json_object_foreach(json_object_get(root, "parameters"), key,
-                        value) if (code == ENGINE_OK && (strcmp(key, "unload_dependents") != 0 ||
-                                                         !json_is_boolean(value))) code =
-        engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                         "parameters.%.80s is not known; there is unload_dependents, "
-                         "true or false",
-                         key);
+    enum engine_code code = read_unload(json_object_get(root, "parameters"), err);
     json_decref(root);
     return code;
 }
