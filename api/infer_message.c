@@ -9,7 +9,7 @@
 
 #include "api/protocol.h"
 
-enum { HINT_BYTES = 1 << 20 };
+enum { HINT_BYTES = 1 << 20, LEAST_ROOM = 1 << 16 };
 
 static const char safetensors_type[] = "application/safetensors";
 
@@ -193,15 +193,15 @@ static size_t json_limit(const struct api_decoder *decoder, const struct api_req
     return limit < decoder->json_bytes ? limit : decoder->json_bytes;
 }
 
-/* Number buffers and binary tensors together stay under twice the largest body. A tail of unknown
- * length takes one and a half of it while it grows (keep_tail). */
+/* Number buffers and binary tensors together stay under twice the largest body, or 64 KB if that is
+ * more. A tail of unknown length takes one and a half of it while it grows (keep_tail). */
 static size_t json_room(const struct api_decoder *decoder, const struct api_request_head *head,
                         bool is_known)
 {
-    size_t most = head->max_body_bytes;
+    size_t most = head->max_body_bytes, room = 2 * most - decoder->tail_room;
     if (decoder->body.has_tail && !is_known)
-        return most / 2;
-    return 2 * most - decoder->tail_room;
+        room = most / 2;
+    return room > LEAST_ROOM ? room : LEAST_ROOM;
 }
 
 static enum engine_code open_body(struct api_decoder *decoder, const struct api_request_head *head,
