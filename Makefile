@@ -50,6 +50,8 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(ALL_C) $(ISA) $(CFLAGS) -c -o $@ $<
 
+$(BUILD)/api/openapi.o: api/openapi.json
+
 $(BUILD)/%.o: %.cc
 	@mkdir -p $(@D)
 	$(CXX) $(CPPFLAGS) $(ALL_CXX) $(CXXFLAGS) -c -o $@ $<

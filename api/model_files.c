@@ -246,6 +246,10 @@ static enum engine_code open_weights(const struct place *place, struct serving *
 {
     if (serving->weights[0] == '\0')
         ENGINE_TRY(find_weights(place, serving->weights, err));
+    else if (strstr(serving->weights, "://") != NULL)
+        return engine_error_set(err, ENGINE_UNSUPPORTED,
+                                "weights are given as a URL (%.100s), which is not fetched here",
+                                serving->weights);
     else if (other_format(serving->weights) != NULL)
         return engine_error_set(err, ENGINE_UNSUPPORTED,
                                 "weights are given as %s (%.100s), which is not read here",
