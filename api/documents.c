@@ -214,7 +214,7 @@ static json_t *layer_document(const struct engine_model *model)
             shapes[i]->shape[d] = -1;
         shapes[i]->shape[rank - 1] = engine_model_width(model, i);
     }
-    return api_layer_config_document(&config);
+    return api_layer_config_write_document(&config);
 }
 
 static const char *kernel_of(const struct engine_facts *facts, enum engine_precision precision)

@@ -116,7 +116,7 @@ static json_t *policy(enum engine_policy p)
                            p == ENGINE_POLICY_MIXED_FLOAT16 ? "mixed_float16" : "mixed_bfloat16"));
 }
 
-json_t *api_layer_config_document(const struct engine_layer_config *c)
+json_t *api_layer_config_write_document(const struct engine_layer_config *c)
 {
     json_t *output = !c->output_rank     ? json_null()
                      : c->output_is_list ? list(c->output_shape, c->output_rank)
@@ -150,5 +150,5 @@ json_t *api_layer_config_document(const struct engine_layer_config *c)
 
 char *api_layer_config_write(const struct engine_layer_config *config)
 {
-    return api_json_build_text(api_layer_config_document(config), 0);
+    return api_json_build_text(api_layer_config_write_document(config), 0);
 }
