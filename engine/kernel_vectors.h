@@ -48,7 +48,7 @@ static inline __attribute__((always_inline)) void engine_kernel_vectors_transpos
 /* The first "left" of 16 lanes; of 32. */
 static inline __mmask16 engine_kernel_vectors_lanes16(int64_t left)
 {
-    return left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
+    return (__mmask16)(left >= 16 ? 0xffffu : (1u << left) - 1);
 }
 
 static inline __mmask32 engine_kernel_vectors_lanes32(int64_t left)

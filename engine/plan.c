@@ -333,8 +333,9 @@ static enum engine_code prepare(struct engine_plan *plan, struct engine_error *e
         if (plan->inputs[i].gathered)
             plan->inputs[i].left.data = engine_plan_at(plan, plan->inputs[i].offset);
     plan->context.data = engine_plan_at(plan, plan->context_offset);
-    memset(engine_plan_at(plan, plan->bounds_offset), 0,
-           ENGINE_PLAN_BOUNDS * sizeof(uint32_t) * (size_t)plan->geometry.outer);
+    if (plan->geometry.outer > 0)
+        memset(engine_plan_at(plan, plan->bounds_offset), 0,
+               ENGINE_PLAN_BOUNDS * sizeof(uint32_t) * (size_t)plan->geometry.outer);
     return ENGINE_OK;
 }
 
