@@ -9,8 +9,10 @@ SAN      ?=
 STD      := -std=gnu11
 WARN     := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla \
             -Wformat=2 -Werror=switch -Werror=vla $(if $(CI),-Werror)
+# Options that not every compiler has.
+accepted  = $(shell $(CC) -Werror $(1) -x c -c -o /dev/null /dev/null 2>/dev/null && echo $(1))
 HARDEN   := -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE \
-            -ftrivial-auto-var-init=zero $(if $(SAN),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
+            $(call accepted,-ftrivial-auto-var-init=zero) $(if $(SAN),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
 SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
 CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE
 ALL_C    := $(STD) $(OPT) $(WARN) $(HARDEN) $(SANFLAGS) -MMD -MP
@@ -48,6 +50,8 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(ALL_C) $(ISA) $(CFLAGS) -c -o $@ $<
 
+$(BUILD)/api/openapi.o: api/openapi.json
+
 $(BUILD)/%.o: %.cc
 	@mkdir -p $(@D)
 	$(CXX) $(CPPFLAGS) $(ALL_CXX) $(CXXFLAGS) -c -o $@ $<
@@ -64,6 +68,10 @@ $(BUILD)/bench: $(BUILD)/tests/bench/bench.o $(ENGINE_OBJ)
 $(BUILD)/tests/unit/%_test: $(BUILD)/tests/unit/%_test.o $(API_OBJ) $(CLIENT_OBJ) $(SERVER_OBJ) $(ENGINE_OBJ)
 	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ -lcmocka $(MHD_LIBS) $(CURL_LIBS) $(API_LIBS) $(ENGINE_LIBS)
 
+.PHONY: bench
+bench: $(BUILD)/bench ## measure the engine, one thread and two
+	$(BUILD)/bench --threads 1,2 $(ARGS)
+
 .PHONY: unit
 unit: $(UNIT_TESTS) ## run the unit tests alone
 	@for t in $(UNIT_TESTS); do $$t || exit 1; done
@@ -71,6 +79,88 @@ unit: $(UNIT_TESTS) ## run the unit tests alone
 .PHONY: clean
 clean: ## remove everything that was built
 	rm -rf build
+
+# ---- from nothing to an answer -------------------------------------------------------------
+
+# What the daemon, the client, the benchmark and the tests need; Debian's names.
+DEPS := gcc g++ make pkg-config libdnnl-dev libmicrohttpd-dev libjansson-dev \
+        libcurl4-openssl-dev zlib1g-dev libcmocka-dev curl python3 ca-certificates
+# A target that installs first starts a second make: what is installed decides what is found.
+AGAIN = $(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
+
+.PHONY: deps
+deps: ## install the Debian packages that are needed; does nothing when they are there
+	@tests/install_packages.sh $(DEPS)
+
+.PHONY: run
+run: deps ## build, serve the bundled model, ask it one question, go on serving
+	@$(AGAIN) $(BUILD)/attnd
+	@BUILD=$(BUILD) tests/demo serve
+
+.PHONY: demo
+demo: deps ## the same, but stop after the answer
+	@$(AGAIN) $(BUILD)/attnd
+	@BUILD=$(BUILD) tests/demo
+
+# ---- tests ---------------------------------------------------------------------------------
+
+.PHONY: test
+test: deps ## install what is needed, build, run the unit tests and the HTTP tests
+	@$(AGAIN) all $(UNIT_TESTS)
+	@$(AGAIN) unit
+	@$(AGAIN) http
+
+.PHONY: http
+http: $(BUILD)/attnd $(wildcard $(BUILD)/attn) ## run the HTTP tests alone; ARGS="golden oip" picks suites
+	@BUILD=$(BUILD) python3 tests/http/run.py $(ARGS)
+
+# Standard error of the sanitizers goes where the tests' does; the first finding ends a program.
+ASAN_ENV := ASAN_OPTIONS=detect_leaks=1:abort_on_error=0:detect_stack_use_after_return=1 \
+            LSAN_OPTIONS=suppressions=$(CURDIR)/tests/leak.supp:print_suppressions=0 \
+            UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+TSAN_ENV := TSAN_OPTIONS=suppressions=$(CURDIR)/tests/thread.supp:halt_on_error=1:ignore_noninstrumented_modules=1
+
+.PHONY: sanitize sanitize-address sanitize-thread
+sanitize: sanitize-address sanitize-thread ## unit and HTTP tests under ASan and UBSan, then under TSan
+
+sanitize-address:
+	@$(AGAIN) BUILD=build/asan SAN=address,undefined sanitized-programs
+	@$(ASAN_ENV) $(MAKE) --no-print-directory BUILD=build/asan SAN=address,undefined unit
+	@$(ASAN_ENV) BUILD=build/asan python3 tests/http/run.py --core $(ARGS)
+
+# The loader's address layout is fixed (setarch -R): TSan cannot map its shadow under every other.
+sanitize-thread:
+	@$(AGAIN) BUILD=build/tsan SAN=thread sanitized-programs
+	@$(TSAN_ENV) setarch -R $(MAKE) --no-print-directory BUILD=build/tsan SAN=thread unit
+	@$(TSAN_ENV) BUILD=build/tsan setarch -R python3 tests/http/run.py --core $(ARGS)
+
+.PHONY: sanitized-programs
+sanitized-programs: $(BUILD)/attnd $(UNIT_TESTS)
+
+.PHONY: lint
+lint: ## layers, symbols' names, static analysis, format
+	@tests/lint.sh
+
+.PHONY: goldens
+goldens: ## make the golden tensors again with TensorFlow, into build/golden, and compare
+	tests/golden/make_goldens.sh $(BUILD)
+
+# ---- delivery ------------------------------------------------------------------------------
+
+PREFIX ?= /usr/local
+IMAGE  ?= attnd:latest
+
+.PHONY: image
+image: ## build the container image IMAGE with docker, podman or buildah, whichever is there
+	@for tool in docker podman buildah; do \
+	    command -v $$tool >/dev/null || continue; \
+	    exec $$tool build -t $(IMAGE) .; \
+	done; echo "make image needs docker, podman or buildah" >&2; exit 1
+
+.PHONY: install
+install: $(BUILD)/attnd $(BUILD)/attn ## install attnd and attn under PREFIX (default /usr/local)
+	install -D -m 755 $(BUILD)/attnd $(DESTDIR)$(PREFIX)/bin/attnd
+	install -D -m 755 $(BUILD)/attn $(DESTDIR)$(PREFIX)/bin/attn
 
 .PHONY: help
 help: ## list the targets
@@ -80,6 +170,9 @@ help: ## list the targets
 
 VENV_BENCH       := $(BUILD)/venv-bench
 VENV_CONFORMANCE := $(BUILD)/venv-conformance
+
+$(BUILD)/kernels: $(BUILD)/tests/bench/kernels.o $(ENGINE_OBJ)
+	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
 
 $(BUILD)/engine_turns: $(BUILD)/tests/bench/engine_turns.o $(ENGINE_OBJ)
 	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)

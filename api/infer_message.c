@@ -335,7 +335,7 @@ static enum engine_code hint(const struct api_decoder *decoder, enum engine_code
                          decoder->received > HINT_BYTES;
     if (is_large_json && (code == ENGINE_INVALID_ARGUMENT || code == ENGINE_TOO_LARGE) &&
         strlen(err->message) + sizeof text <= sizeof err->message)
-        strcat(err->message, text);
+        memcpy(err->message + strlen(err->message), text, sizeof text);
     return code;
 }
 

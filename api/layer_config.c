@@ -118,8 +118,12 @@ static enum engine_code read_axes(const json_t *value, struct engine_layer_confi
     ret->axes_rank = 0;
     if (json_is_null(value))
         return ENGINE_OK;
-    if (!json_is_integer(value))
-        return read_list("attention_axes", value, false, &ret->axes_rank, ret->attention_axes, err);
+    if (!json_is_integer(value)) {
+        ENGINE_TRY(
+            read_list("attention_axes", value, false, &ret->axes_rank, ret->attention_axes, err));
+        /* Not null: without an axis there is nothing to attend over. */
+        return ret->axes_rank > 0 ? ENGINE_OK : bad("attention_axes", "null or name an axis", err);
+    }
     ret->axes_rank = 1;
     return read_int("attention_axes", value, &ret->attention_axes[0], err);
 }

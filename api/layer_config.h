@@ -22,4 +22,7 @@ ENGINE_MUST_CHECK enum engine_code api_layer_config_read(const char *json, size_
  * terminated text (caller frees), NULL when memory is short. */
 char *api_layer_config_write(const struct engine_layer_config *config);
 
+/* The same as a document for others to hold (jansson's json_t; the caller has its reference). */
+struct json_t *api_layer_config_write_document(const struct engine_layer_config *config);
+
 #endif

@@ -1,11 +1,13 @@
 /* layer_config_write.c - get_config() as Keras writes it, v3 objects, Keras' order of keys.
  * Declared in layer_config.h. Judges nothing: the configuration was checked when read. */
 #include <jansson.h>
+#include <stdbool.h>
 #include <string.h>
 
+#include "api/json_build.h"
 #include "api/layer_config.h"
 
-static json_t *object(const char *module, const char *name, json_t *config)
+static json_t *named(const char *module, const char *name, json_t *config)
 {
     return json_pack("{s:s,s:s,s:o,s:n}", "module", module, "class_name", name, "config", config,
                      "registered_name");
@@ -16,7 +18,7 @@ static json_t *list(const int64_t *values, int rank)
     json_t *ret = json_array();
 
     for (int i = 0; i < rank; i++)
-        json_array_append_new(ret, values[i] < 0 ? json_null() : json_integer(values[i]));
+        ret = api_json_build_append(ret, values[i] < 0 ? json_null() : json_integer(values[i]));
     return ret;
 }
 
@@ -25,7 +27,7 @@ static json_t *signed_list(const int64_t *values, int rank)
     json_t *ret = json_array();
 
     for (int i = 0; i < rank; i++)
-        json_array_append_new(ret, json_integer(values[i]));
+        ret = api_json_build_append(ret, json_integer(values[i]));
     return ret;
 }
 
@@ -42,25 +44,25 @@ static json_t *initializer(const struct engine_initializer *x)
     json_t *c = json_object();
 
     if (kind == ENGINE_INITIALIZER_CONSTANT)
-        json_object_set_new(c, "value", json_real(x->value));
+        c = api_json_build_set(c, "value", json_real(x->value));
     if (kind == ENGINE_INITIALIZER_RANDOM_UNIFORM) {
-        json_object_set_new(c, "minval", json_real(x->minimum));
-        json_object_set_new(c, "maxval", json_real(x->maximum));
+        c = api_json_build_set(c, "minval", json_real(x->minimum));
+        c = api_json_build_set(c, "maxval", json_real(x->maximum));
     }
     if (kind == ENGINE_INITIALIZER_RANDOM_NORMAL || kind == ENGINE_INITIALIZER_TRUNCATED_NORMAL) {
-        json_object_set_new(c, "mean", json_real(x->mean));
-        json_object_set_new(c, "stddev", json_real(x->stddev));
+        c = api_json_build_set(c, "mean", json_real(x->mean));
+        c = api_json_build_set(c, "stddev", json_real(x->stddev));
     }
     if (strcmp(x->class_name, "VarianceScaling") == 0) {
-        json_object_set_new(c, "scale", json_real(x->scale));
-        json_object_set_new(c, "mode", json_string(modes[x->mode]));
-        json_object_set_new(c, "distribution", json_string(laws[x->distribution]));
+        c = api_json_build_set(c, "scale", json_real(x->scale));
+        c = api_json_build_set(c, "mode", json_string(modes[x->mode]));
+        c = api_json_build_set(c, "distribution", json_string(laws[x->distribution]));
     }
     if (kind >= ENGINE_INITIALIZER_ORTHOGONAL)
-        json_object_set_new(c, "gain", json_real(x->gain));
+        c = api_json_build_set(c, "gain", json_real(x->gain));
     if (kind >= ENGINE_INITIALIZER_RANDOM_UNIFORM && kind != ENGINE_INITIALIZER_IDENTITY)
-        json_object_set_new(c, "seed", x->has_seed ? json_integer(x->seed) : json_null());
-    return object("keras.initializers", x->class_name, c);
+        c = api_json_build_set(c, "seed", x->has_seed ? json_integer(x->seed) : json_null());
+    return named("keras.initializers", x->class_name, c);
 }
 
 static json_t *regularizer(const struct engine_regularizer *x)
@@ -69,15 +71,15 @@ static json_t *regularizer(const struct engine_regularizer *x)
     json_t *c = json_object();
 
     if (x->kind == ENGINE_REGULARIZER_L1 || x->kind == ENGINE_REGULARIZER_L1L2)
-        json_object_set_new(c, "l1", json_real(x->l1));
+        c = api_json_build_set(c, "l1", json_real(x->l1));
     if (x->kind == ENGINE_REGULARIZER_L2 || x->kind == ENGINE_REGULARIZER_L1L2)
-        json_object_set_new(c, "l2", json_real(x->l2));
+        c = api_json_build_set(c, "l2", json_real(x->l2));
     if (x->kind == ENGINE_REGULARIZER_ORTHOGONAL) {
-        json_object_set_new(c, "factor", json_real(x->factor));
-        json_object_set_new(c, "mode", json_string(x->columns ? "columns" : "rows"));
+        c = api_json_build_set(c, "factor", json_real(x->factor));
+        c = api_json_build_set(c, "mode", json_string(x->columns ? "columns" : "rows"));
     }
     if (x->kind != ENGINE_REGULARIZER_NONE)
-        return object("keras.regularizers", names[x->kind], c);
+        return named("keras.regularizers", names[x->kind], c);
     json_decref(c);
     return json_null();
 }
@@ -90,17 +92,17 @@ static json_t *constraint(const struct engine_constraint *x)
     json_t *c = json_object();
 
     if (range)
-        json_object_set_new(c, "min_value", json_real(x->min_value));
+        c = api_json_build_set(c, "min_value", json_real(x->min_value));
     if (range || x->kind == ENGINE_CONSTRAINT_MAX_NORM)
-        json_object_set_new(c, "max_value", json_real(x->max_value));
+        c = api_json_build_set(c, "max_value", json_real(x->max_value));
     if (range)
-        json_object_set_new(c, "rate", json_real(x->rate));
+        c = api_json_build_set(c, "rate", json_real(x->rate));
     if (x->axis_rank > 0)
-        json_object_set_new(c, "axis",
-                            x->axis_is_list ? signed_list(x->axis, x->axis_rank)
-                                            : json_integer(x->axis[0]));
+        c = api_json_build_set(c, "axis",
+                               x->axis_is_list ? signed_list(x->axis, x->axis_rank)
+                                               : json_integer(x->axis[0]));
     if (x->kind != ENGINE_CONSTRAINT_NONE)
-        return object("keras.constraints", names[x->kind], c);
+        return named("keras.constraints", names[x->kind], c);
     json_decref(c);
     return json_null();
 }
@@ -109,12 +111,12 @@ static json_t *policy(enum engine_policy p)
 {
     if (p == ENGINE_POLICY_FLOAT32 || p == ENGINE_POLICY_FLOAT64)
         return json_string(p == ENGINE_POLICY_FLOAT32 ? "float32" : "float64");
-    return object("keras.mixed_precision", "Policy",
-                  json_pack("{s:s}", "name",
-                            p == ENGINE_POLICY_MIXED_FLOAT16 ? "mixed_float16" : "mixed_bfloat16"));
+    return named("keras.mixed_precision", "Policy",
+                 json_pack("{s:s}", "name",
+                           p == ENGINE_POLICY_MIXED_FLOAT16 ? "mixed_float16" : "mixed_bfloat16"));
 }
 
-char *api_layer_config_write(const struct engine_layer_config *c)
+json_t *api_layer_config_write_document(const struct engine_layer_config *c)
 {
     json_t *output = !c->output_rank     ? json_null()
                      : c->output_is_list ? list(c->output_shape, c->output_rank)
@@ -137,11 +139,16 @@ char *api_layer_config_write(const struct engine_layer_config *c)
         constraint(&c->kernel_constraint), "bias_constraint", constraint(&c->bias_constraint),
         "query_shape", shape(&c->query_shape), "key_shape", shape(&c->key_shape), "value_shape",
         shape(&c->value_shape));
-    char *text = NULL;
+    bool whole = root && rest && json_object_update(root, rest) == 0;
 
-    if (root && rest && json_object_update(root, rest) == 0)
-        text = json_dumps(root, 0);
-    json_decref(root);
     json_decref(rest);
-    return text;
+    if (whole)
+        return root;
+    json_decref(root);
+    return NULL;
+}
+
+char *api_layer_config_write(const struct engine_layer_config *config)
+{
+    return api_json_build_text(api_layer_config_write_document(config), 0);
 }

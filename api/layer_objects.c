@@ -52,6 +52,35 @@ static enum engine_code bad(const char *key, const char *what, struct engine_err
                             what);
 }
 
+/* A misspelt "config" would otherwise be a set of parameters that silently does nothing. */
+static enum engine_code check_keys(const char *key, const json_t *value, struct engine_error *err)
+{
+    static const char *const names[] = {"class_name", "config", "module", "registered_name"};
+    const char *name;
+    json_t *item;
+
+    json_object_foreach((json_t *)value, name, item)
+    {
+        int i = 0;
+
+        while (i < 4 && strcmp(name, names[i]) != 0)
+            i++;
+        if (i == 4)
+            return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                    "configuration key %s: key %.40s of the object is unknown", key,
+                                    name);
+    }
+    return ENGINE_OK;
+}
+
+static enum engine_code bad_parameter(const char *key, const char *class_name, const char *name,
+                                      struct engine_error *err)
+{
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                            "configuration key %s: %s has no parameter %.40s of this value", key,
+                            class_name, name);
+}
+
 /* Splits a name or object into a folded class name and its config (NULL: a bare name). */
 static enum engine_code fold(const char *key, const json_t *value, char name[48],
                              const json_t **ret_config, struct engine_error *err)
@@ -61,8 +90,9 @@ static enum engine_code fold(const char *key, const json_t *value, char name[48]
     size_t n = 0;
 
     *ret_config = json_object_get(value, "config");
-    if (!text)
+    if (!text || (*ret_config && !json_is_object(*ret_config) && !json_is_null(*ret_config)))
         return bad(key, "needs a name or an object with class_name and config", err);
+    ENGINE_TRY(check_keys(key, value, err));
     for (; *text && n < 47; text++)
         if (*text != '_')
             name[n++] = *text >= 'A' && *text <= 'Z' ? (char)(*text - 'A' + 'a') : *text;
@@ -161,14 +191,11 @@ enum engine_code api_layer_objects_initializer(const char *key, const json_t *va
     if (i == count)
         return bad(key, "unknown initializer", err);
     *ret = initializers[i].start;
-    json_object_foreach(
-        (json_t *)config, name,
-        item) if (!take_parameter(name, item,
-                                  ret)) return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                                                "configuration key %s: %s has no "
-                                                                "parameter %.40s of this "
-                                                                "value",
-                                                                key, ret->class_name, name);
+    json_object_foreach((json_t *)config, name, item)
+    {
+        if (!take_parameter(name, item, ret))
+            return bad_parameter(key, ret->class_name, name, err);
+    }
     return ENGINE_OK;
 }
 
@@ -218,10 +245,11 @@ enum engine_code api_layer_objects_regularizer(const char *key, const json_t *va
     ret->l1 = i == 0 || (i == 2 && json_is_string(value)) ? 0.01 : 0;
     ret->l2 = i == 1 || (i == 2 && json_is_string(value)) ? 0.01 : 0;
     ret->factor = i == 3 ? 0.01 : 0;
-    json_object_foreach((json_t *)config, name, item) if (
-        !take_penalty(
-            name, item,
-            ret)) return bad(key, "a parameter that the regularizer does not have or allow", err);
+    json_object_foreach((json_t *)config, name, item)
+    {
+        if (!take_penalty(name, item, ret))
+            return bad_parameter(key, "the regularizer", name, err);
+    }
     return ENGINE_OK;
 }
 
@@ -281,7 +309,10 @@ enum engine_code api_layer_objects_constraint(const char *key, const json_t *val
     if (i == 5)
         return bad(key, "unknown constraint", err);
     *ret = starts[i];
-    json_object_foreach((json_t *)config, name, item) if (!take_bound(name, item, ret)) return bad(
-        key, "a parameter that the constraint does not have or allow", err);
+    json_object_foreach((json_t *)config, name, item)
+    {
+        if (!take_bound(name, item, ret))
+            return bad_parameter(key, "the constraint", name, err);
+    }
     return ENGINE_OK;
 }

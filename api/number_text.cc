@@ -1,4 +1,8 @@
-/* number_text.cc - see number_text.h. */
+/* number_text.cc - see number_text.h.
+ *
+ * Reading: Clinger's exact fast path, else std::from_chars. Writing doubles: std::to_chars. Writing
+ * floats: the Schubfach algorithm (Raffaello Giulietti: The Schubfach way to render doubles, 2021),
+ * three times as fast as std::to_chars, whose digits it gives for every float there is. */
 #include "api/number_text.h"
 
 #include <charconv>
@@ -131,161 +135,162 @@ template <typename T> void read_slow(const char *text, const char *end, const pa
     *ret = value;
 }
 
-/* ---- the shortest text of a float ------------------------------------------------------------
- *
- * R. Giulietti, "The Schubfach way to render doubles" (2020), for 24 bits: of the decimals inside
- * the interval that rounds to the float, the shortest, and of those the nearest. It takes a third
- * of the time of std::to_chars and gives the same text; compared with it for all 2^31 floats, and
- * for millions of them in the tests. std::to_chars writes what is not a common case. */
-
-/* 10^i for i = -31 .. 45, scaled to 64 bits with the highest one set, rounded up. */
-const uint64_t tens[] = {
-    0x81ceb32c4b43fcf5, 0xa2425ff75e14fc32, 0xcad2f7f5359a3b3f, 0xfd87b5f28300ca0e,
-    0x9e74d1b791e07e49, 0xc612062576589ddb, 0xf79687aed3eec552, 0x9abe14cd44753b53,
-    0xc16d9a0095928a28, 0xf1c90080baf72cb2, 0x971da05074da7bef, 0xbce5086492111aeb,
-    0xec1e4a7db69561a6, 0x9392ee8e921d5d08, 0xb877aa3236a4b44a, 0xe69594bec44de15c,
-    0x901d7cf73ab0acda, 0xb424dc35095cd810, 0xe12e13424bb40e14, 0x8cbccc096f5088cc,
-    0xafebff0bcb24aaff, 0xdbe6fecebdedd5bf, 0x89705f4136b4a598, 0xabcc77118461cefd,
-    0xd6bf94d5e57a42bd, 0x8637bd05af6c69b6, 0xa7c5ac471b478424, 0xd1b71758e219652c,
-    0x83126e978d4fdf3c, 0xa3d70a3d70a3d70b, 0xcccccccccccccccd, 0x8000000000000000,
-    0xa000000000000000, 0xc800000000000000, 0xfa00000000000000, 0x9c40000000000000,
-    0xc350000000000000, 0xf424000000000000, 0x9896800000000000, 0xbebc200000000000,
-    0xee6b280000000000, 0x9502f90000000000, 0xba43b74000000000, 0xe8d4a51000000000,
-    0x9184e72a00000000, 0xb5e620f480000000, 0xe35fa931a0000000, 0x8e1bc9bf04000000,
-    0xb1a2bc2ec5000000, 0xde0b6b3a76400000, 0x8ac7230489e80000, 0xad78ebc5ac620000,
-    0xd8d726b7177a8000, 0x878678326eac9000, 0xa968163f0a57b400, 0xd3c21bcecceda100,
-    0x84595161401484a0, 0xa56fa5b99019a5c8, 0xcecb8f27f4200f3a, 0x813f3978f8940985,
-    0xa18f07d736b90be6, 0xc9f2c9cd04674edf, 0xfc6f7c4045812297, 0x9dc5ada82b70b59e,
-    0xc5371912364ce306, 0xf684df56c3e01bc7, 0x9a130b963a6c115d, 0xc097ce7bc90715b4,
-    0xf0bdc21abb48db21, 0x96769950b50d88f5, 0xbc143fa4e250eb32, 0xeb194f8e1ae525fe,
-    0x92efd1b8d0cf37bf, 0xb7abc627050305ae, 0xe596b7b0c643c71a, 0x8f7e32ce7bea5c70,
-    0xb35dbf821ae4f38c};
-
-/* The product's high part, with its lowest bit set if something was cut off ("round to odd"). */
-inline uint32_t round_to_odd(uint64_t ten, uint32_t factor)
-{
-    uint64_t low = (ten & 0xffffffff) * factor, high = (ten >> 32) * factor + (low >> 32);
-    return static_cast<uint32_t>(high >> 32) | (static_cast<uint32_t>(high) > 1 ? 1 : 0);
-}
+/* 10^k for k from -31 to 45, as 64-bit significands rounded up. */
+const uint64_t powers_of_ten[] = {
+    0x81CEB32C4B43FCF5, 0xA2425FF75E14FC32, 0xCAD2F7F5359A3B3F, 0xFD87B5F28300CA0E,
+    0x9E74D1B791E07E49, 0xC612062576589DDB, 0xF79687AED3EEC552, 0x9ABE14CD44753B53,
+    0xC16D9A0095928A28, 0xF1C90080BAF72CB2, 0x971DA05074DA7BEF, 0xBCE5086492111AEB,
+    0xEC1E4A7DB69561A6, 0x9392EE8E921D5D08, 0xB877AA3236A4B44A, 0xE69594BEC44DE15C,
+    0x901D7CF73AB0ACDA, 0xB424DC35095CD810, 0xE12E13424BB40E14, 0x8CBCCC096F5088CC,
+    0xAFEBFF0BCB24AAFF, 0xDBE6FECEBDEDD5BF, 0x89705F4136B4A598, 0xABCC77118461CEFD,
+    0xD6BF94D5E57A42BD, 0x8637BD05AF6C69B6, 0xA7C5AC471B478424, 0xD1B71758E219652C,
+    0x83126E978D4FDF3C, 0xA3D70A3D70A3D70B, 0xCCCCCCCCCCCCCCCD, 0x8000000000000000,
+    0xA000000000000000, 0xC800000000000000, 0xFA00000000000000, 0x9C40000000000000,
+    0xC350000000000000, 0xF424000000000000, 0x9896800000000000, 0xBEBC200000000000,
+    0xEE6B280000000000, 0x9502F90000000000, 0xBA43B74000000000, 0xE8D4A51000000000,
+    0x9184E72A00000000, 0xB5E620F480000000, 0xE35FA931A0000000, 0x8E1BC9BF04000000,
+    0xB1A2BC2EC5000000, 0xDE0B6B3A76400000, 0x8AC7230489E80000, 0xAD78EBC5AC620000,
+    0xD8D726B7177A8000, 0x878678326EAC9000, 0xA968163F0A57B400, 0xD3C21BCECCEDA100,
+    0x84595161401484A0, 0xA56FA5B99019A5C8, 0xCECB8F27F4200F3A, 0x813F3978F8940985,
+    0xA18F07D736B90BE6, 0xC9F2C9CD04674EDF, 0xFC6F7C4045812297, 0x9DC5ADA82B70B59E,
+    0xC5371912364CE306, 0xF684DF56C3E01BC7, 0x9A130B963A6C115D, 0xC097CE7BC90715B4,
+    0xF0BDC21ABB48DB21, 0x96769950B50D88F5, 0xBC143FA4E250EB32, 0xEB194F8E1AE525FE,
+    0x92EFD1B8D0CF37BF, 0xB7ABC627050305AE, 0xE596B7B0C643C71A, 0x8F7E32CE7BEA5C70,
+    0xB35DBF821AE4F38C,
+};
 
 struct decimal {
     uint32_t digits;
-    int exponent; /* value = digits * 10^exponent */
+    int exponent; /* of ten */
 };
 
-/* For finite floats above zero. Bits as IEEE 754 has them, without the sign. */
-inline decimal shortest(uint32_t bits)
+/* The upper half of g * c; its last bit also says whether anything lies below. */
+inline uint32_t round_to_odd(uint64_t g, uint32_t c)
 {
-    const uint32_t fraction = bits & 0x7fffff, biased = bits >> 23;
-    const uint32_t c = biased != 0 ? fraction | 0x800000 : fraction;
-    const int q = (biased != 0 ? static_cast<int>(biased) : 1) - 150; /* value = c * 2^q */
-    if (q <= 0 && q > -24 && (c & ((1u << -q) - 1)) == 0)
-        return {c >> -q, 0};
-    /* The interval's ends and the value in quarters; below a power of two floats lie closer. */
-    const bool is_closer = fraction == 0 && biased > 1;
-    const int k = (q * 1262611 - (is_closer ? 524031 : 0)) >> 22; /* floor of log10 */
-    const int shift = q + ((-k * 1741647) >> 19) + 1;
-    const uint64_t ten = tens[31 - k];
-    const uint32_t odd = c & 1; /* the ends belong to the interval when c is even */
-    const uint32_t lower = round_to_odd(ten, (4 * c - 2 + is_closer) << shift) + odd;
-    const uint32_t value = round_to_odd(ten, (4 * c) << shift);
-    const uint32_t upper = round_to_odd(ten, (4 * c + 2) << shift) - odd;
-    const uint32_t s = value / 4;
-    if (s >= 10) { /* one digit less */
-        const uint32_t t = s / 10;
-        const bool down = lower <= 40 * t, up = 40 * t + 40 <= upper;
-        if (down != up)
-            return {t + up, k + 1};
-    }
-    const bool down = lower <= 4 * s, up = 4 * s + 4 <= upper;
-    if (down != up)
-        return {s + up, k};
-    const uint32_t middle = 4 * s + 2;
-    return {s + (value > middle || (value == middle && (s & 1) != 0) ? 1 : 0), k};
+    unsigned __int128 product = static_cast<unsigned __int128>(g) * c;
+    uint32_t high = static_cast<uint32_t>(product >> 64);
+    uint32_t low = static_cast<uint32_t>(product >> 32);
+    return high | (low > 1);
 }
 
-/* Writes the digits in front of "end" and returns where they begin. */
-inline char *write_digits(uint32_t digits, char *end)
+/* The shortest decimal that lies nearer to the float c * 2^q than to any other; of those the one
+ * nearest to it. lower_closer: the float below is half as far away as the one above. */
+decimal shortest(uint32_t c, int q, bool lower_closer)
+{
+    bool even = c % 2 == 0;
+    int k = (q * 1262611 - (lower_closer ? 524031 : 0)) >> 22; /* floor(log10(2^q or 3/4 of it)) */
+    int shift = q + ((-k * 1741647) >> 19) + 1;                /* floor(log2(10^-k)) */
+    uint64_t g = powers_of_ten[-k + 31];
+    uint32_t low = round_to_odd(g, (4 * c - 2 + lower_closer) << shift) + !even;
+    uint32_t value = round_to_odd(g, (4 * c) << shift);
+    uint32_t high = round_to_odd(g, (4 * c + 2) << shift) - !even;
+    uint32_t s = value / 4;
+    if (s >= 10) {
+        uint32_t tens = s / 10;
+        bool down = low <= 40 * tens, up = 40 * tens + 40 <= high;
+        if (down != up)
+            return {tens + up, k + 1};
+    }
+    bool down = low <= 4 * s, up = 4 * s + 4 <= high;
+    if (down != up)
+        return {s + up, k};
+    uint32_t middle = 4 * s + 2;
+    return {s + (value > middle || (value == middle && s % 2 == 1)), k};
+}
+
+decimal decimal_of(uint32_t bits)
+{
+    uint32_t fraction = bits & 0x7fffff, exponent = bits >> 23 & 0xff;
+    uint32_t c = exponent != 0 ? fraction | 0x800000 : fraction;
+    int q = exponent != 0 ? static_cast<int>(exponent) - 150 : -149;
+    if (exponent != 0 && q <= 0 && q > -24 && (c & ((1u << -q) - 1)) == 0)
+        return {c >> -q, 0}; /* a whole number */
+    return shortest(c, q, fraction == 0 && exponent > 1);
+}
+
+/* Digits of a number below 10^9 so that they end at "end"; returns where they begin. */
+char *digits_before(uint32_t number, char *end)
 {
     static const char pairs[] = "00010203040506070809101112131415161718192021222324"
                                 "25262728293031323334353637383940414243444546474849"
                                 "50515253545556575859606162636465666768697071727374"
                                 "75767778798081828384858687888990919293949596979899";
-    while (digits >= 100) {
+    while (number >= 100) {
         end -= 2;
-        std::memcpy(end, pairs + 2 * (digits % 100), 2);
-        digits /= 100;
+        std::memcpy(end, pairs + 2 * (number % 100), 2);
+        number /= 100;
     }
-    if (digits >= 10) {
+    if (number >= 10) {
         end -= 2;
-        std::memcpy(end, pairs + 2 * digits, 2);
-    } else {
-        *--end = static_cast<char>('0' + digits);
+        std::memcpy(end, pairs + 2 * number, 2);
+        return end;
     }
+    *--end = static_cast<char>('0' + number);
     return end;
 }
 
-/* "place" is where the point stands, counted from the first digit. */
-inline char *write_plain(const char *digits, int count, int place, bool whole_point, char *at)
+/* d.ddde-dd */
+char *write_scientific(const char *digits, int count, int point, char *at)
 {
-    if (place <= 0) {
-        std::memcpy(at, "0.000", 5);
-        std::memcpy(at + 2 - place, digits, static_cast<size_t>(count));
-        return at + 2 - place + count;
-    }
-    std::memcpy(at, digits, static_cast<size_t>(place));
-    at += place;
-    if (place == count) {
-        std::memcpy(at, ".0", 2);
-        return at + (whole_point ? 2 : 0);
-    }
-    *at++ = '.';
-    std::memcpy(at, digits + place, static_cast<size_t>(count - place));
-    return at + count - place;
-}
-
-/* For exponents below zero; floats have none of three digits. */
-inline char *write_scientific(const char *digits, int count, int exponent, char *at)
-{
-    *at++ = *digits;
+    *at++ = digits[0];
     if (count > 1) {
         *at++ = '.';
         std::memcpy(at, digits + 1, static_cast<size_t>(count - 1));
         at += count - 1;
     }
+    int exponent = point - 1;
     *at++ = 'e';
-    *at++ = '-';
-    *at++ = static_cast<char>('0' - exponent / 10);
-    *at++ = static_cast<char>('0' - exponent % 10);
+    *at++ = exponent < 0 ? '-' : '+';
+    exponent = exponent < 0 ? -exponent : exponent;
+    *at++ = static_cast<char>('0' + exponent / 10);
+    *at++ = static_cast<char>('0' + exponent % 10);
     return at;
 }
 
-/* The same choice between 0.00012 and 1.2e-04 as std::to_chars makes: the shorter, and of two
- * equally long ones the plain. Returns 0 for what is left to it. */
-inline size_t write_common(float value, bool whole_point, char *text)
+/* Plain from 0.0001 to below 10^9, else with an exponent. */
+size_t write_float(float value, bool whole_point, char *text)
 {
+    char room[32], *at = text; /* digits end in its middle, so that 16 may be copied */
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
-    char *at = text;
     *at = '-';
     at += bits >> 31;
     bits &= 0x7fffffff;
-    if (bits == 0 || bits >= 0x7f800000)
-        return 0;
-    decimal d = shortest(bits);
-    while (d.digits % 10 == 0) {
-        d.digits /= 10;
-        d.exponent++;
+    if (bits == 0) {
+        *at++ = '0';
+        if (whole_point) {
+            std::memcpy(at, ".0", 2);
+            at += 2;
+        }
+        return static_cast<size_t>(at - text);
     }
-    if (d.exponent > 0)
-        return 0; /* zeros before the point */
-    char room[16];
-    const char *first = write_digits(d.digits, room + sizeof room);
-    const int count = static_cast<int>(room + sizeof room - first), place = d.exponent + count;
-    if (place > (count > 1 ? -4 : -3))
-        at = write_plain(first, count, place, whole_point, at);
-    else
-        at = write_scientific(first, count, place - 1, at);
+    decimal d = decimal_of(bits);
+    const char *digits = digits_before(d.digits, room + 16);
+    int count = static_cast<int>(room + 16 - digits);
+    int point = count + d.exponent; /* digits before the decimal point */
+    for (; count > 1 && digits[count - 1] == '0'; count--)
+        continue;
+    if (point < -3 || point > 9)
+        return static_cast<size_t>(write_scientific(digits, count, point, at) - text);
+    if (point <= 0) {
+        std::memcpy(at, "0.0000", 6);
+        at += 2 - point;
+        std::memcpy(at, digits, 16); /* a fixed size is one move */
+        at += count;
+        return static_cast<size_t>(at - text);
+    }
+    if (count > point) {
+        std::memcpy(at, digits, 16);
+        at[point] = '.';
+        std::memcpy(at + point + 1, digits + point, 9);
+        return static_cast<size_t>(at + count + 1 - text);
+    }
+    for (int i = 0; i < point; i++)
+        *at++ = i < count ? digits[i] : '0';
+    if (whole_point) {
+        std::memcpy(at, ".0", 2);
+        at += 2;
+    }
     return static_cast<size_t>(at - text);
 }
 
@@ -364,8 +369,9 @@ const char *api_number_text_read_u64(const char *text, const char *end, uint64_t
 
 size_t api_number_text_write_f32(float value, bool whole_point, char *text)
 {
-    size_t size = write_common(value, whole_point, text);
-    return size != 0 ? size : write(value, whole_point, text);
+    if (std::isfinite(value))
+        return write_float(value, whole_point, text);
+    return write(static_cast<double>(value), whole_point, text);
 }
 
 size_t api_number_text_write_f64(double value, bool whole_point, char *text)

@@ -7,7 +7,7 @@
 
 struct engine_cpu {
     bool avx2, avx512, avx512_bf16, amx; /* usable: present, allowed by the system, and not
-                                            capped by ATTND_ISA / ONEDNN_MAX_CPU_ISA */
+                                            capped by ONEDNN_MAX_CPU_ISA */
     size_t l1d_bytes, l2_bytes;          /* of one core; clamped to plausible values */
     int threads;                         /* min(affinity, floor(cgroup quota)), at least 1 */
     size_t memory_bytes;                 /* of the cgroup, or of the machine */

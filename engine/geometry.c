@@ -174,7 +174,7 @@ static enum engine_code check_inputs(const struct engine_layer_config *config,
 static void make_rows(const struct engine_tensor *t, const struct axes *axes,
                       struct engine_rows *ret)
 {
-    int64_t strides[ENGINE_MAX_INPUT_RANK];
+    int64_t strides[ENGINE_MAX_INPUT_RANK] = {0};
     int64_t stride = 1;
     for (int i = t->rank - 2; i >= 0; i--) {
         strides[i] = stride;

@@ -77,6 +77,12 @@ struct engine_kernel {
                      const struct engine_right *right, int64_t column0, int64_t columns,
                      int64_t depth, float *c, int64_t c_stride, bool add, const void *next,
                      size_t next_bytes, void *scratch);
+
+    /* Optional, NULL where a kernel has none; then the caller does the same plainly. Adds bias[j]
+     * (NULL: none) to every row of a product just made, in place, and returns the greatest absolute
+     * value of the result as float bits (their order is that of the values, NaN the greatest). */
+    uint32_t (*finish)(float *tile, int64_t stride, int64_t rows, int64_t columns,
+                       const float *bias);
 };
 
 /* The kernels; NULL where the processor (or oneDNN) cannot. Ask after engine_cpu was read.

@@ -7,9 +7,10 @@
  * chains hide the latency of 4 with room for rows that are missing: 2 x 4 is still enough.
  * The FMA is written as asm: with the intrinsic, GCC 12 moves accumulators between registers and
  * spills one of them every four steps, which costs 4 %.
- * Blocking: a panel is taken in blocks of DEPTH_BLOCK x 64 = 96 KB, which stay in L2 while all rows
- * pass over them (21 bytes a cycle at full speed, half of what L2 gives); sums rest in C in
- * between. Blocks of 32 KB, for L1, are no faster in projections and 5 % slower in P V.
+ * Blocking: a panel is taken in blocks of 384 x 64 = 96 KB, which stay in L2 while all rows pass
+ * over them (21 bytes a cycle at full speed, half of what L2 gives); sums rest in C in between.
+ * Blocks of 32 KB, for L1, are no faster in projections and 5 % slower in P V; but with few rows,
+ * where the next weights stream into L2 meanwhile, they leave the fill buffers to that.
  *
  * An element is one chain of FMAs in ascending k, started from 0 or from C: its bits do not depend
  * on the rows and columns beside it, nor on where the depth is cut.
@@ -19,9 +20,10 @@
 #include <string.h>
 
 #include "engine/cpu.h"
-#include "engine/kernel_transpose.h"
+#include "engine/kernel_vectors.h"
 
-enum { PANEL = 64, ROWS = 6, STEPS = 4, DEPTH_BLOCK = 384, LINE = 64 };
+enum { PANEL = 64, ROWS = 6, STEPS = 4, LINE = 64 };
+enum { DEPTH_BLOCK = 384, DEPTH_BLOCK_FEW = 128, FEW_ROWS = 32 };
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -78,7 +80,7 @@ static void right_write_rows(const struct engine_right *right, int64_t k0, int64
                              int64_t tile_stride)
 {
     for (int64_t j = 0; j < columns; j += 16) {
-        __mmask16 lanes = engine_kernel_lanes16(columns - j);
+        __mmask16 lanes = engine_kernel_vectors_lanes16(columns - j);
         int64_t width = panel_width(right, column0 + j);
         float *to = right_at(right, k0, column0 + j);
         for (int64_t i = 0; i < rows; i++)
@@ -91,14 +93,14 @@ static void right_write_rows(const struct engine_right *right, int64_t k0, int64
 static void write_square(float *to, int64_t width, const float *tile, int64_t tile_stride,
                          int64_t count, int64_t depth)
 {
-    __mmask16 lanes = engine_kernel_lanes16(depth);
+    __mmask16 lanes = engine_kernel_vectors_lanes16(depth);
     __m512i r[16];
-    ENGINE_KERNEL_UNROLL
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int i = 0; i < 16; i++)
         r[i] = i < count ? _mm512_maskz_loadu_epi32(lanes, tile + i * tile_stride)
                          : _mm512_setzero_si512();
-    engine_kernel_transpose(r);
-    ENGINE_KERNEL_UNROLL
+    engine_kernel_vectors_transpose(r);
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int k = 0; k < 16; k++)
         if (k < depth)
             _mm512_storeu_si512(to + k * width, r[k]);
@@ -143,15 +145,15 @@ static inline __attribute__((always_inline)) void
 advance(const int rows, const int vectors, __m512 c[ROWS][4], struct cursor *at, const int u)
 {
     __m512 r[4];
-    ENGINE_KERNEL_UNROLL
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int j = 0; j < vectors; j++)
         r[j] = _mm512_loadu_ps(at->b + 16 * j);
     at->b += at->b_stride;
-    ENGINE_KERNEL_UNROLL
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int i = 0; i < rows; i++) {
         const float *row = (i < 3 ? at->upper : at->lower) + i % 3 * at->a_stride;
         __m512 l = _mm512_set1_ps(row[u]);
-        ENGINE_KERNEL_UNROLL
+        ENGINE_KERNEL_VECTORS_UNROLL
         for (int j = 0; j < vectors; j++)
             __asm__("vfmadd231ps %2, %1, %0" : "+v"(c[i][j]) : "v"(l), "v"(r[j]));
     }
@@ -168,9 +170,9 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
                                                        const struct step *s)
 {
     __m512 c[ROWS][4];
-    ENGINE_KERNEL_UNROLL
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int i = 0; i < rows; i++) {
-        ENGINE_KERNEL_UNROLL
+        ENGINE_KERNEL_VECTORS_UNROLL
         for (int j = 0; j < vectors; j++)
             c[i][j] = s->add ? _mm512_maskz_loadu_ps(j == vectors - 1 ? s->last : 0xffff,
                                                      s->c + i * s->c_stride + 16 * j)
@@ -182,7 +184,7 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
     for (; k >= STEPS; k -= STEPS) {
         prefetch(&ahead);
         __asm__("" : "+r"(at.lower)); /* else the compiler computes it from upper again */
-        ENGINE_KERNEL_UNROLL
+        ENGINE_KERNEL_VECTORS_UNROLL
         for (int u = 0; u < STEPS; u++)
             advance(rows, vectors, c, &at, u);
         at.upper += STEPS;
@@ -193,9 +195,9 @@ static inline __attribute__((always_inline)) void tile(const int rows, const int
         at.upper++;
         at.lower++;
     }
-    ENGINE_KERNEL_UNROLL
+    ENGINE_KERNEL_VECTORS_UNROLL
     for (int i = 0; i < rows; i++) {
-        ENGINE_KERNEL_UNROLL
+        ENGINE_KERNEL_VECTORS_UNROLL
         for (int j = 0; j < vectors; j++)
             _mm512_mask_storeu_ps(s->c + i * s->c_stride + 16 * j,
                                   j == vectors - 1 ? s->last : 0xffff, c[i][j]);
@@ -237,11 +239,31 @@ struct ahead {
 
 static struct share take_share(struct ahead *ahead, int64_t depth)
 {
+    if (ahead->lines == 0)
+        return (struct share){0};
     int64_t from = ahead->lines * ahead->done / ahead->tiles;
     ahead->done++;
     int64_t to = ahead->lines * ahead->done / ahead->tiles;
     return (struct share){ahead->next + from * LINE, ahead->next + to * LINE,
                           ceil_div(to - from, depth / STEPS + 1) * LINE};
+}
+
+static int64_t depth_block(int64_t rows)
+{
+    return rows <= FEW_ROWS ? DEPTH_BLOCK_FEW : DEPTH_BLOCK;
+}
+
+/* All rows by a step's panel, in tiles of about equal height. */
+static void multiply_rows(struct step *s, int64_t rows, int64_t vectors, struct ahead *ahead)
+{
+    for (int64_t left = ceil_div(rows, ROWS); left > 0; left--) {
+        int64_t height = ceil_div(rows, left);
+        s->ahead = take_share(ahead, s->depth);
+        tiles[height - 1][vectors - 1](s);
+        s->a += height * s->a_stride;
+        s->c += height * s->c_stride;
+        rows -= height;
+    }
 }
 
 /* All rows by one panel, or by its first columns. */
@@ -254,15 +276,10 @@ static void multiply_panel(const struct step *panel, int64_t rows, int64_t colum
         s.a += k;
         s.b += k * s.b_stride;
         s.add = panel->add || k > 0;
-        s.depth = least(DEPTH_BLOCK, panel->depth - k);
-        s.last = engine_kernel_lanes16(columns - 16 * (vectors - 1));
-        for (int64_t i = 0; i < rows; i += ROWS) {
-            s.ahead = take_share(ahead, s.depth);
-            tiles[least(ROWS, rows - i) - 1][vectors - 1](&s);
-            s.a += ROWS * s.a_stride;
-            s.c += ROWS * s.c_stride;
-        }
-        k += DEPTH_BLOCK;
+        s.depth = least(depth_block(rows), panel->depth - k);
+        s.last = engine_kernel_vectors_lanes16(columns - 16 * (vectors - 1));
+        multiply_rows(&s, rows, vectors, ahead);
+        k += depth_block(rows);
     } while (k < panel->depth);
 }
 
@@ -276,7 +293,7 @@ static void multiply(const struct engine_left *left, int64_t row0, int64_t rows,
         .next = next,
         .lines = next != NULL ? (int64_t)next_bytes / LINE : 0,
         .tiles = ceil_div(columns, PANEL) * ceil_div(rows, ROWS) *
-                 (depth > 0 ? ceil_div(depth, DEPTH_BLOCK) : 1),
+                 (depth > 0 ? ceil_div(depth, depth_block(rows)) : 1),
     };
     for (int64_t j = 0; j < columns; j += PANEL) {
         struct step panel = {
@@ -304,6 +321,7 @@ const struct engine_kernel *engine_kernel_avx512(void)
         .right_write_rows = right_write_rows,
         .right_write_columns = right_write_columns,
         .multiply = multiply,
+        .finish = engine_kernel_vectors_finish,
     };
     return engine_cpu()->avx512 ? &kernel : NULL;
 }

@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* Rows of a call, and the fewest; columns and depth of a call at most. */
-enum { TILE_ROWS = 128, LEAST_ROWS = 16, TILE_COLUMNS = 512, TILE_DEPTH = 768 };
+enum { TILE_ROWS = 120, PART_ROWS = 72, LEAST_ROWS = 16, TILE_COLUMNS = 512, TILE_DEPTH = 768 };
 
 void engine_onednn_version(char *text, size_t size)
 {
@@ -101,6 +101,21 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* oneDNN's AVX2 code takes rows by six; the last one to three of a call, and more of them in some
+ * calls above 72, go another way and round otherwise. Their numbers must not depend on how many
+ * rows come before: only counts that have no such rows are handed over (found by trying all up to
+ * 128). One to three rows that are left make a call of their own, padded. */
+static int64_t rows_of_call(int64_t rows)
+{
+    if (rows >= TILE_ROWS)
+        return TILE_ROWS;
+    if (rows > PART_ROWS)
+        return PART_ROWS;
+    if (rows < LEAST_ROWS || rows % 6 == 0 || rows % 6 > 3)
+        return rows;
+    return rows - rows % 6;
+}
+
 static void multiply_tile(const struct product *p, int64_t row0, int64_t rows, int64_t column0,
                           int64_t columns, int64_t depth, float *c, int64_t c_stride, bool add)
 {
@@ -126,10 +141,11 @@ static void multiply(const struct engine_left *left, int64_t row0, int64_t rows,
         for (int64_t i = 0; i < rows; i++)
             memset(c + i * c_stride, 0, (size_t)columns * sizeof(float));
     for (int64_t j = 0; j < columns; j += TILE_COLUMNS)
-        for (int64_t i = 0; i < rows; i += TILE_ROWS)
-            multiply_tile(&p, row0 + i, least(TILE_ROWS, rows - i), column0 + j,
-                          least(TILE_COLUMNS, columns - j), depth, c + i * c_stride + j, c_stride,
-                          add);
+        for (int64_t i = 0, count; i < rows; i += count) {
+            count = rows_of_call(rows - i);
+            multiply_tile(&p, row0 + i, count, column0 + j, least(TILE_COLUMNS, columns - j), depth,
+                          c + i * c_stride + j, c_stride, add);
+        }
 }
 
 const struct engine_kernel *engine_kernel_sgemm(void)

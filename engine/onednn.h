@@ -1,8 +1,9 @@
 /* onednn.h - all that comes from oneDNN: the sgemm kernel (engine_kernel_sgemm in kernel.h).
  *
  * dnnl_sgemm has the same signature in 2.6 and 3.x and keeps no state. Its bits depend on the
- * number of rows it is given (other code paths below 16 rows, and at depths of 1024 and more
- * below about 100 rows), so it is called with at least 16 rows and depths of at most 768.
+ * number of rows it is given (other code paths below 16 rows, at depths of 1024 and more below
+ * about 100 rows, and with AVX2 for the last rows of most counts), so it is called with depths of
+ * at most 768 and with counts of rows that were found to give a row the same bits.
  * Nothing here starts an OpenMP team: callers have set one thread. */
 #ifndef ENGINE_ONEDNN_H
 #define ENGINE_ONEDNN_H

@@ -69,14 +69,12 @@ static void lay_bias(const struct block *b)
         memcpy(b->tile + i * b->stride, p->bias + b->head0 * p->width, bytes);
 }
 
-/* Raises the bound of an outer row to the tile's greatest absolute value. */
-static void raise_bound(const struct block *b, int64_t outer, const float *tile, int64_t rows,
-                        int64_t columns)
+/* Greatest absolute value of a tile, as float bits: their order is that of the values. */
+static uint32_t greatest_of(const struct block *b, float *tile, int64_t rows, int64_t columns)
 {
-    _Atomic uint32_t *bound =
-        (_Atomic uint32_t *)(void *)engine_plan_at(b->plan, b->plan->bounds_offset) +
-        outer * ENGINE_PLAN_BOUNDS + (int)b->part;
     uint32_t greatest = 0;
+    if (b->plan->kernel->finish != NULL)
+        return b->plan->kernel->finish(tile, b->stride, rows, columns, NULL);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < columns; j++) {
             uint32_t bits;
@@ -84,6 +82,17 @@ static void raise_bound(const struct block *b, int64_t outer, const float *tile,
             bits &= 0x7fffffffu;
             greatest = bits > greatest ? bits : greatest;
         }
+    return greatest;
+}
+
+/* Raises the bound of an outer row to the tile's greatest absolute value. */
+static void raise_bound(const struct block *b, int64_t outer, float *tile, int64_t rows,
+                        int64_t columns)
+{
+    _Atomic uint32_t *bound =
+        (_Atomic uint32_t *)(void *)engine_plan_at(b->plan, b->plan->bounds_offset) +
+        outer * ENGINE_PLAN_BOUNDS + (int)b->part;
+    uint32_t greatest = greatest_of(b, tile, rows, columns);
     uint32_t old = atomic_load_explicit(bound, memory_order_relaxed);
     while (old < greatest && !atomic_compare_exchange_weak(bound, &old, greatest))
         continue;
@@ -120,7 +129,7 @@ static void write_heads(const struct block *b)
     for (int64_t done = 0; done < b->rows;) {
         int64_t outer = (b->row0 + done) / b->stage->rows, row = (b->row0 + done) % b->stage->rows;
         int64_t rows = least(b->stage->rows - row, b->rows - done);
-        const float *tile = b->tile + done * b->stride;
+        float *tile = b->tile + done * b->stride;
         if (b->plan->has_dead_keys)
             raise_bound(b, outer, tile, rows, b->heads * p->width);
         for (int64_t i = 0; i < b->heads; i++)

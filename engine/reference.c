@@ -132,6 +132,8 @@ static void softmax(const struct outer *o, double *row)
 {
     const struct engine_geometry *g = o->r->geometry;
     double maximum = -INFINITY, sum = 0.0;
+    if (g->keys == 0)
+        return;
     for (int64_t j = 0; j < g->keys; j++)
         maximum = row[j] > maximum || isnan(row[j]) ? row[j] : maximum;
     for (int64_t j = 0; j < g->keys; j++)

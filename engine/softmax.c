@@ -96,10 +96,10 @@ static void finish_one(const struct engine_softmax_rows *rows, int64_t row, floa
 static void finish_several(const struct engine_softmax_rows *rows, int64_t row, float maximum)
 {
     float *x = rows->tile + row * rows->stride;
-    double sum = 0.0;
-    for (int64_t j = 0; j < rows->keys; j++)
+    double sum = (double)expf(x[0] - maximum);
+    for (int64_t j = 1; j < rows->keys; j++)
         sum += (double)expf(x[j] - maximum);
-    float total = maximum + (float)log(sum);
+    float total = round_to(rows->policy, maximum + (float)log(sum));
     for (int64_t j = 0; j < rows->keys; j++)
         x[j] = expf(x[j] - total);
 }

@@ -7,9 +7,9 @@
  * Under a 16-bit policy v is rounded to that type before the softmax (a fully masked row is then
  * uniform, as in TensorFlow).
  *
- * exp is accurate to a relative 2^-22 (1 + |v - max| / 8), that is 1e-7 absolute everywhere. NaN in a row makes the whole row NaN; -inf is a masked key; a
- * row of only -inf gives NaN, as in TensorFlow.
- * Source: notes in engine/README.md; tf_keras/layers/activation/softmax.py. */
+ * Full-precision exp (<= 2 ulp; what would be under 5e-38 may be 0). NaN in a row makes the whole
+ * row NaN; -inf is a masked key; a row of only -inf gives NaN, as in TensorFlow. Source: notes in
+ * engine/README.md; tf_keras/layers/activation/softmax.py. */
 #ifndef ENGINE_SOFTMAX_H
 #define ENGINE_SOFTMAX_H
 
@@ -44,7 +44,7 @@ struct engine_softmax_rows {
 
 typedef void engine_softmax_function(const struct engine_softmax_rows *rows);
 
-/* The best form for this processor; all forms agree within that. */
+/* The best form for this processor; all forms agree within 4 ulp. */
 engine_softmax_function *engine_softmax_best(void);
 
 engine_softmax_function engine_softmax_portable;

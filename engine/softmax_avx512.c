@@ -1,81 +1,104 @@
 /* softmax_avx512.c - softmax.h for AVX-512: three passes over a row that lies in the nearest
- * caches. Four accumulators hide the latency of max and add. 16-bit policies and several axes are
- * rare and left to the portable form. */
+ * caches; 16-bit policies and several axes are rare and left to the portable form.
+ *
+ * Per 16 elements the first pass takes 3 operations of the two vector ports, the second 14, the
+ * third 1. Four accumulators hide the latency of max and add. */
 #include "engine/softmax.h"
 
 #include <immintrin.h>
 #include <math.h>
 
-/* exp(x) for x <= 0 as 2^t, t = x log2 e: the fraction of t by vreduce, 2^fraction by the
- * polynomial of degree 5 with the least relative error on [0,1) (7.5e-8, by Remez), the whole part
- * by vscalef, which takes the floor itself. t is rounded once, so the relative error grows with
- * |t|: 2^-25 |t| ln 2 on top, on values of 2^t. -inf reduces to 0 and scales to 0; NaN stays. */
-static inline __m512 exp_vector(__m512 x)
-{
-    __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504088896341f));
-    __m512 r = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    __m512 p = _mm512_set1_ps(1.877578804816e-03f);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.989333443728e-03f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.582632535675e-02f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.401536138396e-01f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.931530736288e-01f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.999999250737e-01f));
-    return _mm512_scalef_ps(p, t);
-}
+#include "engine/kernel_vectors.h"
 
-static inline __mmask16 tail_of(int64_t left)
+/* 2^(j/32) as float bits, less j << 18: what n << 18 adds to it, n = 32 k + j, is then k << 23. */
+static const uint32_t powers[32] __attribute__((aligned(64))) = {
+    0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a, 0x3f79c3d3, 0x3f78f4f0,
+    0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043, 0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6,
+    0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be, 0x3f76248c, 0x3f76a81e,
+    0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907, 0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3,
+};
+
+/* exp(x) for x <= 0, to 1.9 ulp; 0 below -86, where parts of a result would be denormal (slow, and
+ * short of bits); NaN stays.
+ * n = round(32 x / ln 2), by adding 1.5 * 2^23, which leaves it in the low bits; r = x - n ln 2 /
+ * 32 with ln 2 / 32 in two parts; e^r = 1 + r (c1 + r / 2) for |r| <= ln 2 / 64, the cubic term
+ * taken into c1 as Chebyshev has it, which leaves 2^-24. */
+static inline __m512 exp_vector(__m512 x, __m512i low, __m512i high)
 {
-    return (__mmask16)(left >= 16 ? 0xffffu : (1u << left) - 1);
+    const __m512 magic = _mm512_set1_ps(12582912.0f);
+    __m512 t = _mm512_fmadd_ps(x, _mm512_set1_ps(46.166241308f), magic);
+    __m512 n = _mm512_sub_ps(t, magic);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(2.166084945e-02f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-5.952044413e-11f), r);
+    __m512i bits = _mm512_castps_si512(t);
+    __m512 power = _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_slli_epi32(bits, 18), _mm512_permutex2var_epi32(low, bits, high)));
+    __m512 q = _mm512_fmadd_ps(r, _mm512_set1_ps(0.5f), _mm512_set1_ps(1.0000146623f));
+    __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-86.0f), _CMP_NLT_UQ);
+    return _mm512_maskz_fmadd_ps(normal, _mm512_maskz_mul_ps(normal, power, r), q, power);
 }
 
 /* v = x + positions + adder, stored; returns the running maximum. positions are a slice, or one
- * value for all when slice is NULL. */
-static __m512 prepare(float *x, int64_t count, const float *slice, float value, const float *adder,
-                      __m512 maximum)
+ * value for all; the flags are constants of the caller. */
+static inline __attribute__((always_inline)) __m512
+prepare_part(float *x, int64_t count, const bool sliced, const float *slice, float value,
+             const bool added, const float *adder, __m512 maximum)
 {
-    __m512 accumulators[4] = {maximum, maximum, maximum, maximum};
+    __m512 tops[4] = {maximum, maximum, maximum, maximum};
     __m512 same = _mm512_set1_ps(value);
     int64_t j = 0;
     for (; j + 64 <= count; j += 64) {
+        ENGINE_KERNEL_VECTORS_UNROLL
         for (int u = 0; u < 4; u++) {
             int64_t at = j + 16 * u;
-            __m512 v = _mm512_loadu_ps(x + at);
-            v = _mm512_add_ps(v, slice != NULL ? _mm512_loadu_ps(slice + at) : same);
-            if (adder != NULL)
+            __m512 v =
+                _mm512_add_ps(_mm512_loadu_ps(x + at), sliced ? _mm512_loadu_ps(slice + at) : same);
+            if (added)
                 v = _mm512_add_ps(v, _mm512_loadu_ps(adder + at));
             _mm512_storeu_ps(x + at, v);
-            accumulators[u] = _mm512_max_ps(accumulators[u], v);
+            tops[u] = _mm512_max_ps(tops[u], v);
         }
     }
     for (; j < count; j += 16) {
-        __mmask16 k = tail_of(count - j);
-        __m512 v = _mm512_maskz_loadu_ps(k, x + j);
-        v = _mm512_add_ps(v, slice != NULL ? _mm512_maskz_loadu_ps(k, slice + j) : same);
-        if (adder != NULL)
+        __mmask16 k = engine_kernel_vectors_lanes16(count - j);
+        __m512 v = _mm512_add_ps(_mm512_maskz_loadu_ps(k, x + j),
+                                 sliced ? _mm512_maskz_loadu_ps(k, slice + j) : same);
+        if (added)
             v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(k, adder + j));
         _mm512_mask_storeu_ps(x + j, k, v);
-        accumulators[0] = _mm512_mask_max_ps(accumulators[0], k, accumulators[0], v);
+        tops[0] = _mm512_mask_max_ps(tops[0], k, tops[0], v);
     }
-    return _mm512_max_ps(_mm512_max_ps(accumulators[0], accumulators[1]),
-                         _mm512_max_ps(accumulators[2], accumulators[3]));
+    return _mm512_max_ps(_mm512_max_ps(tops[0], tops[1]), _mm512_max_ps(tops[2], tops[3]));
+}
+
+static __m512 prepare(float *x, int64_t count, const float *slice, float value, const float *adder,
+                      __m512 maximum)
+{
+    if (slice != NULL)
+        return adder != NULL ? prepare_part(x, count, true, slice, 0.0f, true, adder, maximum)
+                             : prepare_part(x, count, true, slice, 0.0f, false, NULL, maximum);
+    return adder != NULL ? prepare_part(x, count, false, NULL, value, true, adder, maximum)
+                         : prepare_part(x, count, false, NULL, value, false, NULL, maximum);
 }
 
 static float exponentiate(float *x, int64_t count, float maximum)
 {
-    __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(),
-                      _mm512_setzero_ps()};
-    __m512 top = _mm512_set1_ps(maximum);
+    const __m512i low = _mm512_load_si512(powers), high = _mm512_load_si512(powers + 16);
+    const __m512 zero = _mm512_setzero_ps(), top = _mm512_set1_ps(maximum);
+    __m512 sums[4] = {zero, zero, zero, zero};
     int64_t j = 0;
     for (; j + 64 <= count; j += 64) {
+        ENGINE_KERNEL_VECTORS_UNROLL
         for (int u = 0; u < 4; u++) {
-            __m512 e = exp_vector(_mm512_sub_ps(_mm512_loadu_ps(x + j + 16 * u), top));
-            _mm512_storeu_ps(x + j + 16 * u, e);
+            float *at = x + j + 16 * u;
+            __m512 e = exp_vector(_mm512_sub_ps(_mm512_loadu_ps(at), top), low, high);
+            _mm512_storeu_ps(at, e);
             sums[u] = _mm512_add_ps(sums[u], e);
         }
     }
     for (; j < count; j += 16) {
-        __mmask16 k = tail_of(count - j);
-        __m512 e = exp_vector(_mm512_sub_ps(_mm512_maskz_loadu_ps(k, x + j), top));
+        __mmask16 k = engine_kernel_vectors_lanes16(count - j);
+        __m512 e = exp_vector(_mm512_sub_ps(_mm512_maskz_loadu_ps(k, x + j), top), low, high);
         _mm512_mask_storeu_ps(x + j, k, e);
         sums[0] = _mm512_mask_add_ps(sums[0], k, sums[0], e);
     }
@@ -86,8 +109,14 @@ static float exponentiate(float *x, int64_t count, float maximum)
 static void scale(float *x, int64_t count, float factor)
 {
     __m512 f = _mm512_set1_ps(factor);
-    for (int64_t j = 0; j < count; j += 16) {
-        __mmask16 k = tail_of(count - j);
+    int64_t j = 0;
+    for (; j + 64 <= count; j += 64) {
+        ENGINE_KERNEL_VECTORS_UNROLL
+        for (int u = 0; u < 4; u++)
+            _mm512_storeu_ps(x + j + 16 * u, _mm512_mul_ps(_mm512_loadu_ps(x + j + 16 * u), f));
+    }
+    for (; j < count; j += 16) {
+        __mmask16 k = engine_kernel_vectors_lanes16(count - j);
         _mm512_mask_storeu_ps(x + j, k, _mm512_mul_ps(_mm512_maskz_loadu_ps(k, x + j), f));
     }
 }
@@ -111,18 +140,31 @@ static float prepare_row(const struct engine_softmax_rows *rows, int64_t row)
     return _mm512_reduce_max_ps(maximum);
 }
 
+static void finish_row(const struct engine_softmax_rows *rows, int64_t row, float sum)
+{
+    if (rows->defer)
+        rows->factors[row] = 1.0f / sum;
+    else
+        scale(rows->tile + row * rows->stride, rows->keys, 1.0f / sum);
+}
+
+/* The passes of a row wait for one maximum and one sum: the first pass of the next row and the last
+ * one of the row before are put in between. */
 void engine_softmax_avx512_rows(const struct engine_softmax_rows *rows)
 {
     if (rows->several_axes || rows->policy != ENGINE_POLICY_FLOAT32 || rows->keys == 0) {
         engine_softmax_portable(rows);
         return;
     }
+    float top = rows->rows > 0 ? prepare_row(rows, 0) : 0.0f, sum = 0.0f;
     for (int64_t row = 0; row < rows->rows; row++) {
-        float *x = rows->tile + row * rows->stride;
-        float sum = exponentiate(x, rows->keys, prepare_row(rows, row));
-        if (rows->defer)
-            rows->factors[row] = 1.0f / sum;
-        else
-            scale(x, rows->keys, 1.0f / sum);
+        float next_top = row + 1 < rows->rows ? prepare_row(rows, row + 1) : 0.0f;
+        float next_sum = exponentiate(rows->tile + row * rows->stride, rows->keys, top);
+        if (row > 0)
+            finish_row(rows, row - 1, sum);
+        top = next_top;
+        sum = next_sum;
     }
+    if (rows->rows > 0)
+        finish_row(rows, rows->rows - 1, sum);
 }

@@ -72,6 +72,13 @@ static enum engine_code add_socket(struct server_listener *listener, int descrip
     return ENGINE_OK;
 }
 
+/* getaddrinfo takes 99999 and listens on 34463. */
+static bool is_port(const char *text)
+{
+    size_t digits = strspn(text, "0123456789");
+    return digits > 0 && digits <= 5 && text[digits] == '\0' && atoi(text) <= 65535;
+}
+
 /* "127.0.0.1:8080", "[::1]:0", "localhost:8080". SO_REUSEADDR alone: a second daemon on the same
  * port is an error, not a silent share of the connections. */
 static enum engine_code bind_tcp(struct server_listener *listener, const char *address,
@@ -80,9 +87,10 @@ static enum engine_code bind_tcp(struct server_listener *listener, const char *a
     const char *colon = strrchr(address, ':');
     char host[128];
     size_t length = colon != NULL ? (size_t)(colon - address) : 0;
-    if (colon == NULL || length == 0 || length >= sizeof host || colon[1] == '\0')
+    if (colon == NULL || length == 0 || length >= sizeof host || !is_port(colon + 1))
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "--listen is \"%.60s\"; it must be ADDR:PORT", address);
+                                "--listen is \"%.60s\"; it must be ADDR:PORT, PORT 0 to 65535",
+                                address);
     bool brackets = address[0] == '[' && address[length - 1] == ']';
     snprintf(host, sizeof host, "%.*s", (int)(length - (brackets ? 2 : 0)),
              address + (brackets ? 1 : 0));

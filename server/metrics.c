@@ -168,6 +168,8 @@ static void print_process(FILE *out, const struct server_service *service)
     one(out, "attnd_calls_admitted", "gauge", "Calls waiting or running.",
         server_admission_calls(service->admission));
     one(out, "attnd_calls_queued", "gauge", "Calls that no worker has begun.", load.jobs_queued);
+    one(out, "nv_inference_pending_request_count", "gauge", "The same under Triton's name.",
+        load.jobs_queued);
     one(out, "attnd_calls_running", "gauge", "Calls that workers are at.", load.jobs_running);
     one(out, "attnd_workers_busy", "gauge", "Compute threads at work.", load.workers_busy);
     one(out, "attnd_calls_cancelled_total", "counter", "Calls ended because their client left.",

@@ -2,7 +2,7 @@
  *
  * Hostile input assumed: every number is bounded before it is used. Follows
  * huggingface/safetensors: 8 bytes length, JSON header, data; offsets contiguous from 0 to the
- * end, no holes, no overlap, no duplicate names, rank <= 8 dimensions here.
+ * end, no holes, no overlap, no duplicate names, at most 16 dimensions here.
  * Values are not checked (NaN is data). Threads: any. */
 #ifndef ENGINE_FORMATS_SAFETENSORS_H
 #define ENGINE_FORMATS_SAFETENSORS_H

@@ -299,8 +299,8 @@ static void read_variants(const char *text, struct options *ret)
     for (const char *at = text; *at != '\0';) {
         size_t length = strcspn(at, ",");
         int v = 0;
-        while (v < VARIANTS && (strlen(variants[v].name) != length ||
-                                strncmp(variants[v].name, at, length) != 0))
+        while (v < VARIANTS &&
+               (strlen(variants[v].name) != length || strncmp(variants[v].name, at, length) != 0))
             v++;
         if (v == VARIANTS)
             fail("--variants names \"%.*s\", which does not exist", (int)length, at);
@@ -325,10 +325,10 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--variants") == 0 && has_value)
             read_variants(argv[++i], &options);
         else
-            fail(
-                "option \"%s\" is unknown or lacks its value; there are --lines, --cases 1x16,1x128,"
-                " --threads 1,2 and --variants f32,b16+s",
-                argv[i]);
+            fail("option \"%s\" is unknown or lacks its value; there are --lines, --cases "
+                 "1x16,1x128,"
+                 " --threads 1,2 and --variants f32,b16+s",
+                 argv[i]);
     }
     if (!options.lines)
         printf("   B      T  threads  variant           ms      GF/s  of sgemm\n");

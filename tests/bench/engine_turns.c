@@ -3,14 +3,15 @@
  * peers.py and servers.py stop this process (SIGSTOP) while it is another engine's turn, so it
  * does nothing but answer lines from stdin, one answer a line on stdout:
  *
- *     time B T VARIANT MS           -> "ok MEDIAN_MS CALLS"     one caller, engine_run
+ *     time B T VARIANT MS           -> "ok MEDIAN_MS CALLS"     one caller
  *     load B T VARIANT MS CALLERS   -> "ok CALLS_PER_S CALLS"   CALLERS threads at once
  *     check B T VARIANT PREFIX      -> "ok"; PREFIX.output and PREFIX.scores hold raw floats
  *     facts                         -> "ok CPU; kernels; notes"
  *     anything that fails           -> "error MESSAGE"
  *
  * VARIANT is f32|x3|b16, then "+s" (scores returned), ".rN" (N heads reused), ".nomask".
- * A call is engine_plan_create, engine_run, engine_plan_destroy: what a caller pays. A precision
+ * A call is engine_plan_create, engine_run (inline on one thread), engine_plan_destroy: what a
+ * caller pays. A precision
  * that the engine would quietly replace by another is an error here.
  *
  *     engine_turns DIRECTORY THREADS
@@ -246,7 +247,9 @@ static enum engine_code call_once(struct turns *turns, const struct work *work,
         }
     }
     if (code == ENGINE_OK) {
-        code = engine_run(turns->engine, plan, err);
+        code = engine_facts(turns->engine)->threads == 1
+                   ? engine_run_inline(turns->engine, plan, err) /* the caller is the thread */
+                   : engine_run(turns->engine, plan, err);
     }
     engine_plan_destroy(plan);
     return code;

@@ -106,7 +106,7 @@ static void a_compressed_body_counts_its_header_after_inflating(void **state)
     refuse_head(&head, (const char *)packed, size - 9, 400, "ends too early");
     head.max_body_bytes = 100;
     head.content_length = -1;
-    refuse_head(&head, (const char *)packed, size, 413, "inflates");
+    refuse_head(&head, (const char *)packed, size, 413, "the body");
     head.content_encoding = "br";
     refuse_head(&head, (const char *)packed, size, 415, "Content-Encoding");
 }

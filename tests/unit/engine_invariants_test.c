@@ -82,12 +82,12 @@ static struct engine_tensor take_heads(const struct engine_tensor *from, int axi
     return t;
 }
 
-static void random_call(struct fixture *f, int64_t batch, struct engine_call *call)
+static void random_call(struct fixture *f, int64_t batch, int64_t queries, struct engine_call *call)
 {
     engine_call_init(call);
     call->wanted[ENGINE_ATTENTION_SCORES] = true;
     call->inputs[ENGINE_QUERY] =
-        support_random_tensor(&f->random, ENGINE_F32, 3, (int64_t[]){batch, QUERIES, WIDTH});
+        support_random_tensor(&f->random, ENGINE_F32, 3, (int64_t[]){batch, queries, WIDTH});
     call->inputs[ENGINE_VALUE] =
         support_random_tensor(&f->random, ENGINE_F32, 3, (int64_t[]){batch, KEYS, WIDTH});
 }
@@ -141,7 +141,7 @@ static void check_split(struct fixture *f, int fresh)
     struct support_answer whole, parts;
     static const int order[HEADS] = {0, 1, 2, 3, 4};
     struct engine_model *model = make(f, &f->config, f->weights, f->count);
-    random_call(f, 2, &call);
+    random_call(f, 2, QUERIES, &call);
     support_run(f->engine, model, &call, false, &whole);
     engine_model_release(model);
     config.reuse_attention = HEADS - fresh;
@@ -188,7 +188,7 @@ static void permuting_heads_permutes_the_scores_and_keeps_the_output(void **unus
     memcpy(permuted, f.weights, sizeof permuted);
     for (int i = 0; i < 7; i++)
         permuted[i].tensor = take_heads(&f.weights[i].tensor, axes[i], order, HEADS);
-    random_call(&f, 2, &call);
+    random_call(&f, 2, QUERIES, &call);
     struct engine_model *model = make(&f, &f.config, f.weights, f.count);
     support_run(f.engine, model, &call, false, &before);
     engine_model_release(model);
@@ -236,24 +236,34 @@ static void check_rows(struct fixture *f, const struct engine_call *call,
     support_answer_reset(&answer);
 }
 
-static void a_batch_row_has_the_same_bits_alone_and_beside_any_others(void **unused)
+/* 11 batch rows of so many queries. */
+static void check_batch(struct fixture *f, int64_t queries, enum engine_precision precision)
 {
     static const int reversed[] = {10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
-    struct fixture f;
     struct engine_call call;
     struct support_answer all;
-    (void)unused;
-    fixture_init(&f);
-    random_call(&f, 11, &call);
-    struct engine_model *model = make(&f, &f.config, f.weights, f.count);
-    support_run(f.engine, model, &call, false, &all);
+    struct engine_model *model = make(f, &f->config, f->weights, f->count);
+    random_call(f, 11, queries, &call);
+    call.precision = precision;
+    support_run(f->engine, model, &call, false, &all);
     engine_model_release(model);
     for (int row = 0; row < 11; row++)
-        check_rows(&f, &call, &all, &row, 1);
-    check_rows(&f, &call, &all, reversed, 11);
-    check_rows(&f, &call, &all, reversed + 2, 5);
+        check_rows(f, &call, &all, &row, 1);
+    check_rows(f, &call, &all, reversed, 11);
+    check_rows(f, &call, &all, reversed + 2, 5);
     support_answer_reset(&all);
     support_call_reset(&call);
+}
+
+static void a_batch_row_has_the_same_bits_alone_and_beside_any_others(void **unused)
+{
+    static const int64_t queries[] = {1, 2, 3, 7, QUERIES, 77, 133};
+    struct fixture f;
+    (void)unused;
+    fixture_init(&f);
+    for (int i = ENGINE_PRECISION_F32; i <= ENGINE_PRECISION_BF16; i++)
+        for (size_t j = 0; j < sizeof queries / sizeof queries[0]; j++)
+            check_batch(&f, queries[j], (enum engine_precision)i);
     fixture_reset(&f);
 }
 
@@ -265,7 +275,7 @@ static void repeating_a_call_repeats_its_bits(void **unused)
     (void)unused;
     fixture_init(&f);
     f.config.dropout = 0.4;
-    random_call(&f, 3, &call);
+    random_call(&f, 3, QUERIES, &call);
     call.training = true;
     call.seed = 9;
     struct engine_model *model = make(&f, &f.config, f.weights, f.count);
@@ -284,16 +294,20 @@ static void repeating_a_call_repeats_its_bits(void **unused)
 /* ---- masks ---------------------------------------------------------------------------------- */
 
 /* padding: the masked keys come last, and are skipped; else they lie anywhere. */
-static void check_masked_keys(struct fixture *f, bool padding)
+static void check_masked_keys(struct fixture *f, bool padding, enum engine_precision precision)
 {
     struct engine_call call;
     struct support_answer before, after;
     struct engine_model *model = make(f, &f->config, f->weights, f->count);
-    random_call(f, 2, &call);
+    random_call(f, 2, QUERIES, &call);
+    call.precision = precision;
     call.inputs[ENGINE_ATTENTION_MASK] = support_tensor(ENGINE_BOOL, 3, (int64_t[]){2, 1, KEYS});
     uint8_t *mask = call.inputs[ENGINE_ATTENTION_MASK].data;
     for (int i = 0; i < 2 * KEYS; i++)
-        mask[i] = padding ? i % KEYS < 17 + i / KEYS : i % 3 != 0;
+        if (padding ? i % KEYS < 17 + i / KEYS : i % 3 != 0)
+            mask[i] = 1;
+        else
+            mask[i] = 0;
     support_run(f->engine, model, &call, false, &before);
     float *value = call.inputs[ENGINE_VALUE].data;
     for (int i = 0; i < 2 * KEYS; i++)
@@ -317,8 +331,10 @@ static void a_masked_key_changes_no_bit_and_its_score_is_zero(void **unused)
     struct fixture f;
     (void)unused;
     fixture_init(&f);
-    check_masked_keys(&f, true);
-    check_masked_keys(&f, false);
+    for (int i = ENGINE_PRECISION_F32; i <= ENGINE_PRECISION_BF16; i++) {
+        check_masked_keys(&f, true, (enum engine_precision)i);
+        check_masked_keys(&f, false, (enum engine_precision)i);
+    }
     fixture_reset(&f);
 }
 

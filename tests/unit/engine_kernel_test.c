@@ -273,7 +273,7 @@ static double check_pieces(const struct subject *subject)
 {
     static const int64_t row_cuts[] = {0, 1, 6, 23, 40, 77}, column_cuts[] = {0, 64, 128, 150};
     struct product p;
-    make(&p, subject, 77, 70, 150, false);
+    make(&p, subject, 77, 790, 150, false); /* beyond every block of depth */
     float *whole = garbage((size_t)(p.rows * p.columns) * sizeof *whole);
     float *pieces = garbage((size_t)(p.rows * p.columns) * sizeof *pieces);
     multiply(&p, 0, p.rows, 0, p.columns, p.depth, whole, p.columns, false);
@@ -443,6 +443,48 @@ static void nan_and_infinity_stay_in_their_rows(void **unused)
             (void)check_special(&subjects[i]);
 }
 
+static void check_finish(const struct engine_kernel *kernel, int64_t rows, int64_t columns,
+                         bool biased)
+{
+    int64_t stride = columns + MARGIN;
+    float *tile = matrix(rows, stride, stride), *bias = matrix(1, columns, columns);
+    float *wanted = garbage((size_t)(rows * stride) * sizeof *wanted);
+    uint32_t greatest = 0;
+    memcpy(wanted, tile, (size_t)(rows * stride) * sizeof *wanted);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < columns; j++) {
+            uint32_t bits;
+            wanted[i * stride + j] += biased ? bias[j] : 0.0f;
+            memcpy(&bits, &wanted[i * stride + j], sizeof bits);
+            bits &= 0x7fffffffu;
+            greatest = bits > greatest ? bits : greatest;
+        }
+    uint32_t got = kernel->finish(tile, stride, rows, columns, biased ? bias : NULL);
+    assert_int_equal(got, greatest);
+    assert_memory_equal(tile, wanted, (size_t)(rows * stride) * sizeof *wanted);
+    free(tile);
+    free(bias);
+    free(wanted);
+}
+
+static void finishing_a_tile_adds_the_bias_and_finds_the_greatest_value(void **unused)
+{
+    (void)unused;
+    for (int i = 0; i < SUBJECTS; i++) {
+        const struct engine_kernel *kernel = subjects[i].kernel();
+        if (kernel == NULL || kernel->finish == NULL)
+            continue;
+        for (int64_t columns = 1; columns <= 130; columns++) {
+            check_finish(kernel, 3, columns, true);
+            check_finish(kernel, 2, columns, false);
+        }
+        float nan_tile[70] = {[66] = NAN, [3] = -INFINITY};
+        assert_true(kernel->finish(nan_tile, 70, 1, 70, NULL) > 0x7f800000u);
+        nan_tile[66] = 1.0f;
+        assert_int_equal(kernel->finish(nan_tile, 70, 1, 70, NULL), 0x7f800000u);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -455,6 +497,7 @@ int main(void)
         cmocka_unit_test(a_product_of_depth_zero_is_zero_and_adds_nothing),
         cmocka_unit_test(plain_left_rows_may_lie_anywhere),
         cmocka_unit_test(nan_and_infinity_stay_in_their_rows),
+        cmocka_unit_test(finishing_a_tile_adds_the_bias_and_finds_the_greatest_value),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,175 @@
+/* commands.c - models, load, unload, and what all commands share. See commands.h. */
+#include "api/client/commands.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "api/client/client.h"
+
+int api_commands_fail(const struct engine_error *err)
+{
+    fprintf(stderr, "attn: %s\n", err->message);
+    return 1;
+}
+
+bool api_commands_number(const char *name, const char *text, long least, long most, long *ret)
+{
+    char *end;
+    errno = 0;
+    long value = strtol(text, &end, 10);
+    if (errno == 0 && end != text && *end == '\0' && value >= least && value <= most) {
+        *ret = value;
+        return true;
+    }
+    fprintf(stderr, "attn: %s is \"%s\", it must be an integer from %ld to %ld\n", name, text,
+            least, most);
+    return false;
+}
+
+static int read_option(int argc, char **argv, int *i, const struct api_commands_option *options)
+{
+    for (; options->name != NULL; options++) {
+        if (strcmp(argv[*i], options->name) != 0)
+            continue;
+        if (options->value == NULL) {
+            *options->flag = true;
+            return -1;
+        }
+        if (*i + 1 >= argc) {
+            fprintf(stderr, "attn: %s needs a value\n", argv[*i]);
+            return 2;
+        }
+        *options->value = argv[++*i];
+        return -1;
+    }
+    fprintf(stderr, "attn: option \"%s\" is unknown\n", argv[*i]);
+    return 2;
+}
+
+int api_commands_read(int argc, char **argv, const char *usage,
+                      const struct api_commands_option *options, const char **positional,
+                      int needed, int count)
+{
+    int given = 0;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0) {
+            printf("usage: attn %s\n", usage);
+            return 0;
+        }
+        if (argv[i][0] == '-' && argv[i][1] != '\0') {
+            int status = read_option(argc, argv, &i, options);
+            if (status >= 0)
+                return status;
+        } else if (given < count) {
+            positional[given++] = argv[i];
+        } else {
+            fprintf(stderr, "attn: \"%s\" is one argument too many; usage: attn %s\n", argv[i],
+                    usage);
+            return 2;
+        }
+    }
+    if (given >= needed)
+        return -1;
+    fprintf(stderr, "attn: an argument is missing; usage: attn %s\n", usage);
+    return 2;
+}
+
+/* ---- models -------------------------------------------------------------------------------- */
+
+static void print_models(const char *text)
+{
+    json_t *list = json_loads(text, 0, NULL), *entry;
+    size_t index;
+    printf("%-32s %-8s %-12s %s\n", "name", "version", "state", "reason");
+    json_array_foreach(list, index, entry)
+    {
+        const char *name = json_string_value(json_object_get(entry, "name"));
+        const char *version = json_string_value(json_object_get(entry, "version"));
+        const char *state = json_string_value(json_object_get(entry, "state"));
+        const char *reason = json_string_value(json_object_get(entry, "reason"));
+        printf("%-32s %-8s %-12s %s\n", name != NULL ? name : "", version != NULL ? version : "",
+               state != NULL ? state : "", reason != NULL ? reason : "");
+    }
+    json_decref(list);
+}
+
+int api_commands_models(int argc, char **argv)
+{
+    bool json = false;
+    const char *url = NULL;
+    const struct api_commands_option options[] = {{"--json", NULL, &json}, {NULL, NULL, NULL}};
+    int status = api_commands_read(argc, argv, "models URL [--json]", options, &url, 1, 1);
+    if (status >= 0)
+        return status;
+    struct engine_error err = {0};
+    struct api_client *client = NULL;
+    char *text = NULL;
+    enum engine_code code = api_client_open(url, NULL, &client, &err);
+    if (code == ENGINE_OK)
+        code = api_client_document(client, "/v2/repository/index", "{}", &text, &err);
+    if (code == ENGINE_OK && json)
+        printf("%s\n", text);
+    else if (code == ENGINE_OK)
+        print_models(text);
+    free(text);
+    api_client_close(client);
+    return code == ENGINE_OK ? 0 : api_commands_fail(&err);
+}
+
+/* ---- load, unload -------------------------------------------------------------------------- */
+
+static char *read_text(const char *path, struct engine_error *err)
+{
+    enum { LIMIT = 1 << 20 };
+    FILE *file = fopen(path, "re");
+    char *text = file != NULL ? malloc(LIMIT) : NULL;
+    size_t size = text != NULL ? fread(text, 1, LIMIT - 1, file) : 0;
+    if (file != NULL)
+        fclose(file);
+    if (text == NULL)
+        (void)engine_error_set(err, ENGINE_NOT_FOUND, "cannot read %.150s: %s", path,
+                               strerror(errno));
+    else
+        text[size] = '\0';
+    return text;
+}
+
+static int control(int argc, char **argv, bool load)
+{
+    const char *config_path = NULL, *positional[2] = {NULL, NULL};
+    const struct api_commands_option options[] = {{"--config", &config_path, NULL},
+                                                  {NULL, NULL, NULL}};
+    int status = api_commands_read(
+        argc, argv, load ? "load URL MODEL [--config layer.json]" : "unload URL MODEL",
+        load ? options : options + 1, positional, 2, 2);
+    if (status >= 0)
+        return status;
+    struct engine_error err = {0};
+    struct api_client *client = NULL;
+    char *config = config_path != NULL ? read_text(config_path, &err) : NULL;
+    enum engine_code code = err.code;
+    if (code == ENGINE_OK)
+        code = api_client_open(positional[0], NULL, &client, &err);
+    if (code == ENGINE_OK)
+        code = load ? api_client_load(client, positional[1], config, &err)
+                    : api_client_unload(client, positional[1], &err);
+    if (code == ENGINE_OK)
+        printf("%s %s\n", positional[1], load ? "loaded" : "unloaded");
+    free(config);
+    api_client_close(client);
+    return code == ENGINE_OK ? 0 : api_commands_fail(&err);
+}
+
+int api_commands_load(int argc, char **argv)
+{
+    return control(argc, argv, true);
+}
+
+int api_commands_unload(int argc, char **argv)
+{
+    return control(argc, argv, false);
+}

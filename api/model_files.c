@@ -1,0 +1,539 @@
+/* model_files.c - see model_files.h. */
+#include "api/model_files.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "api/layer_config.h"
+#include "api/limits.h"
+#include "engine/formats/safetensors.h"
+
+enum { CONFIG_BYTES = 1 << 20, NAME_BYTES = 256, LIST_BYTES = 160 };
+
+/* Where the files come from. */
+struct place {
+    const char *directory; /* NULL: only files in memory */
+    const struct api_model_file *files;
+    size_t files_count;
+};
+
+/* A file's bytes: a view, or owned. */
+struct content {
+    const void *bytes;
+    size_t size;
+    void *owned;
+};
+
+/* What model.json says. */
+struct serving {
+    char *config;  /* the layer's configuration as text; NULL: in layer.json */
+    bool is_layer; /* the text read last was a layer's configuration, not model.json's */
+    char weights[NAME_BYTES], prefix[NAME_BYTES];
+    bool has_prefix; /* else it is what all names share */
+    bool initialize;
+    uint64_t seed;
+    struct api_model_settings settings;
+};
+
+/* ---- files --------------------------------------------------------------------------------- */
+
+enum { OPEN_FLAGS = O_RDONLY | O_CLOEXEC | O_NONBLOCK }; /* no waiting for a pipe's writer */
+
+/* For kernels and sandboxes without openat2: the resolved path, links followed, must begin with
+ * the directory's. Who can write there could swap a link meanwhile: second best. */
+static int open_resolved(const char *directory, const char *path)
+{
+    char root[PATH_MAX], joined[PATH_MAX], full[PATH_MAX];
+    int length = snprintf(joined, sizeof joined, "%s/%s", directory, path);
+    if (path[0] == '/' || length >= (int)sizeof joined || realpath(directory, root) == NULL ||
+        realpath(joined, full) == NULL)
+        return -1;
+    size_t root_length = strcmp(root, "/") == 0 ? 0 : strlen(root);
+    if (strncmp(full, root, root_length) != 0 || full[root_length] != '/')
+        return -1;
+    return open(full, OPEN_FLAGS | O_NOFOLLOW);
+}
+
+/* Opens a path below a directory; nothing leads out of it, no "..", no link. */
+static int open_beneath(const char *directory, const char *path)
+{
+    struct open_how how = {.flags = OPEN_FLAGS, .resolve = RESOLVE_BENEATH};
+    int at = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (at < 0)
+        return -1;
+    int descriptor = (int)syscall(SYS_openat2, at, path, &how, sizeof how);
+    /* EPERM is what sandboxes answer to a system call that they do not know. */
+    if (descriptor < 0 && (errno == ENOSYS || errno == EPERM))
+        descriptor = open_resolved(directory, path);
+    close(at);
+    return descriptor;
+}
+
+static enum engine_code read_descriptor(int descriptor, const char *name, size_t limit,
+                                        struct content *ret, struct engine_error *err)
+{
+    struct stat status;
+    size_t at = 0;
+    if (fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode))
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "%.100s is no regular file", name);
+    size_t size = (size_t)status.st_size;
+    if (size > limit)
+        return engine_error_set(err, ENGINE_TOO_LARGE, "%.100s has %zu bytes; %zu are allowed",
+                                name, size, limit);
+    char *bytes = malloc(size + 1);
+    if (bytes == NULL)
+        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for %.100s", name);
+    while (at < size) {
+        ssize_t got = read(descriptor, bytes + at, size - at);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            break;
+        at += (size_t)got;
+    }
+    *ret = (struct content){bytes, at, bytes};
+    return ENGINE_OK;
+}
+
+static const struct api_model_file *find_file(const struct place *place, const char *name)
+{
+    for (size_t i = 0; i < place->files_count; i++)
+        if (strcmp(place->files[i].name, name) == 0)
+            return &place->files[i];
+    return NULL;
+}
+
+/* NOT_FOUND leaves the message to the caller's taste. */
+static enum engine_code read_file(const struct place *place, const char *name, size_t limit,
+                                  struct content *ret, struct engine_error *err)
+{
+    const struct api_model_file *file = find_file(place, name);
+    if (file != NULL) {
+        *ret = (struct content){file->bytes, file->size, NULL};
+        return ENGINE_OK;
+    }
+    int descriptor = place->directory != NULL && place->files_count == 0
+                         ? open_beneath(place->directory, name)
+                         : -1;
+    if (descriptor < 0)
+        return engine_error_set(err, ENGINE_NOT_FOUND, "file %.150s is missing or out of reach",
+                                name);
+    enum engine_code code = read_descriptor(descriptor, name, limit, ret, err);
+    close(descriptor);
+    return code;
+}
+
+static bool has_file(const struct place *place, const char *name)
+{
+    if (place->files_count > 0 || place->directory == NULL)
+        return find_file(place, name) != NULL;
+    int descriptor = open_beneath(place->directory, name);
+    if (descriptor >= 0)
+        close(descriptor);
+    return descriptor >= 0;
+}
+
+bool api_model_files_is_model(const char *directory)
+{
+    const struct place place = {.directory = directory};
+    return has_file(&place, "layer.json") || has_file(&place, "model.json");
+}
+
+/* ---- weight files -------------------------------------------------------------------------- */
+
+static bool ends_with(const char *name, const char *end)
+{
+    size_t length = strlen(name), tail = strlen(end);
+    return length > tail && strcmp(name + length - tail, end) == 0;
+}
+
+/* Formats of weights that people have and this server does not read. */
+static const char *other_format(const char *name)
+{
+    static const char *const ends[][2] = {{".h5", "HDF5"},
+                                          {".hdf5", "HDF5"},
+                                          {".keras", "Keras archive"},
+                                          {".npz", "NumPy archive"},
+                                          {".index", "TensorFlow checkpoint"},
+                                          {".pb", "SavedModel"},
+                                          {".bin", "PyTorch"},
+                                          {".pt", "PyTorch"}};
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)
+        if (ends_with(name, ends[i][0]))
+            return ends[i][1];
+    return NULL;
+}
+
+/* Files seen while looking for the one that holds the weights. */
+struct search {
+    int found;
+    char name[NAME_BYTES];
+    char list[LIST_BYTES];
+    const char *other;
+};
+
+static void look_at(struct search *search, const char *name)
+{
+    const char *other = other_format(name);
+    bool ours = ends_with(name, ".safetensors") && strcmp(name, "call.safetensors") != 0 &&
+                strlen(name) < NAME_BYTES;
+    if (other != NULL)
+        search->other = other;
+    if (ours) {
+        search->found++;
+        snprintf(search->name, sizeof search->name, "%s", name);
+    }
+    if (ours || other != NULL) {
+        size_t used = strlen(search->list);
+        snprintf(search->list + used, sizeof search->list - used, "%s%.60s", used > 0 ? ", " : "",
+                 name);
+    }
+}
+
+static void search_place(const struct place *place, struct search *search)
+{
+    for (size_t i = 0; i < place->files_count; i++)
+        look_at(search, place->files[i].name);
+    if (place->files_count > 0 || place->directory == NULL)
+        return;
+    DIR *directory = opendir(place->directory);
+    if (directory == NULL)
+        return;
+    for (const struct dirent *entry; (entry = readdir(directory)) != NULL;)
+        look_at(search, entry->d_name);
+    closedir(directory);
+}
+
+/* weights.safetensors, or the only other candidate. */
+static enum engine_code find_weights(const struct place *place, char name[NAME_BYTES],
+                                     struct engine_error *err)
+{
+    struct search search = {.found = 0};
+    if (has_file(place, "weights.safetensors")) {
+        strcpy(name, "weights.safetensors");
+        return ENGINE_OK;
+    }
+    search_place(place, &search);
+    if (search.found == 1) {
+        strcpy(name, search.name);
+        return ENGINE_OK;
+    }
+    if (search.found == 0 && search.other != NULL)
+        return engine_error_set(err, ENGINE_UNSUPPORTED,
+                                "weights are given as %s (%s), which is not read here; convert "
+                                "them to weights.safetensors",
+                                search.other, search.list);
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                            "exactly one weight file must be there, weights.safetensors; found: "
+                            "%s",
+                            search.found == 0 ? "none" : search.list);
+}
+
+static enum engine_code open_weights(const struct place *place, struct serving *serving,
+                                     struct content *bytes, struct engine_safetensors **ret,
+                                     struct engine_error *err)
+{
+    if (serving->weights[0] == '\0')
+        ENGINE_TRY(find_weights(place, serving->weights, err));
+    else if (strstr(serving->weights, "://") != NULL)
+        return engine_error_set(err, ENGINE_UNSUPPORTED,
+                                "weights are given as a URL (%.100s), which is not fetched here",
+                                serving->weights);
+    else if (other_format(serving->weights) != NULL)
+        return engine_error_set(err, ENGINE_UNSUPPORTED,
+                                "weights are given as %s (%.100s), which is not read here",
+                                other_format(serving->weights), serving->weights);
+    ENGINE_TRY(read_file(place, serving->weights, SIZE_MAX >> 1, bytes, err));
+    return engine_safetensors_parse(bytes->bytes, bytes->size, ret, err);
+}
+
+/* ---- model.json ---------------------------------------------------------------------------- */
+
+static enum engine_code refuse(const char *key, const char *rule, struct engine_error *err)
+{
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "model.json: %s must be %s", key, rule);
+}
+
+static enum engine_code read_name(const char *key, const json_t *value, char name[NAME_BYTES],
+                                  struct engine_error *err)
+{
+    const char *text = json_string_value(value);
+    if (text == NULL || strlen(text) >= NAME_BYTES)
+        return refuse(key, "a text of at most 255 bytes", err);
+    strcpy(name, text);
+    return ENGINE_OK;
+}
+
+static enum engine_code read_outputs(const json_t *value, struct api_model_defaults *ret,
+                                     struct engine_error *err)
+{
+    if (!json_is_array(value) || json_array_size(value) == 0)
+        return refuse("outputs", "a list of attention_output and attention_scores", err);
+    ret->has_outputs = true;
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        const char *name = json_string_value(json_array_get(value, i));
+        int output = 0;
+        while (output <= ENGINE_ATTENTION_SCORES &&
+               (name == NULL || strcmp(name, engine_output_name((enum engine_output)output)) != 0))
+            output++;
+        if (output > ENGINE_ATTENTION_SCORES)
+            return refuse("outputs", "a list of attention_output and attention_scores", err);
+        ret->outputs[output] = true;
+    }
+    return ENGINE_OK;
+}
+
+static enum engine_code read_warmup(const json_t *value, struct api_model_settings *ret,
+                                    struct engine_error *err)
+{
+    static const char rule[] = "a list of at most 8 shapes [B,T,S] of positive integers";
+    if (!json_is_array(value) || json_array_size(value) > 8)
+        return refuse("warmup", rule, err);
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        const json_t *shape = json_array_get(value, i);
+        if (json_array_size(shape) != 3)
+            return refuse("warmup", rule, err);
+        for (size_t j = 0; j < 3; j++) {
+            json_int_t size = json_integer_value(json_array_get(shape, j));
+            if (size < 1 || size > 1 << 20)
+                return refuse("warmup", rule, err);
+            ret->warmup[i][j] = size;
+        }
+        ret->warmup_count++;
+    }
+    return ENGINE_OK;
+}
+
+static enum engine_code keep_config(const char *text, size_t size, struct serving *ret,
+                                    struct engine_error *err)
+{
+    ret->config = strndup(text, size);
+    return ret->config != NULL
+               ? ENGINE_OK
+               : engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for a configuration");
+}
+
+/* The layer's configuration: an object, or the path of a file. */
+static enum engine_code read_config(const struct place *place, const json_t *value,
+                                    struct serving *ret, struct engine_error *err)
+{
+    struct content content = {NULL, 0, NULL};
+    if (json_is_object(value)) {
+        ret->config = json_dumps(value, JSON_COMPACT);
+        return ret->config != NULL
+                   ? ENGINE_OK
+                   : engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for model.json");
+    }
+    if (!json_is_string(value))
+        return refuse("config", "an object, or the path of a file", err);
+    ENGINE_TRY(read_file(place, json_string_value(value), CONFIG_BYTES, &content, err));
+    enum engine_code code = keep_config(content.bytes, content.size, ret, err);
+    free(content.owned);
+    return code;
+}
+
+static enum engine_code check_class(const json_t *value, struct engine_error *err)
+{
+    const char *name = json_string_value(value);
+    if (name == NULL)
+        return refuse("class_name", "a text", err);
+    if (strcmp(name, "ReuseMultiHeadAttention") != 0)
+        return engine_error_set(err, ENGINE_UNSUPPORTED,
+                                "model.json: class_name is %.60s; only ReuseMultiHeadAttention is "
+                                "served",
+                                name);
+    return ENGINE_OK;
+}
+
+static enum engine_code read_key(const struct place *place, const char *key, const json_t *value,
+                                 struct serving *ret, struct engine_error *err)
+{
+    if (strcmp(key, "class_name") == 0)
+        return check_class(value, err);
+    if (strcmp(key, "config") == 0)
+        return read_config(place, value, ret, err);
+    if (strcmp(key, "weights") == 0)
+        return read_name(key, value, ret->weights, err);
+    if (strcmp(key, "prefix") == 0) {
+        ret->has_prefix = true;
+        return read_name(key, value, ret->prefix, err);
+    }
+    if (strcmp(key, "outputs") == 0)
+        return read_outputs(value, &ret->settings.defaults, err);
+    if (strcmp(key, "warmup") == 0)
+        return read_warmup(value, &ret->settings, err);
+    if (strcmp(key, "initialize") == 0) {
+        if (!json_is_integer(value) || json_integer_value(value) < 0)
+            return refuse(key, "a seed, an integer of at least 0", err);
+        ret->initialize = true;
+        ret->seed = (uint64_t)json_integer_value(value);
+        return ENGINE_OK;
+    }
+    if (strcmp(key, "precision") == 0) {
+        const char *name = json_string_value(value);
+        if (name == NULL || !engine_precision_from_name(name, &ret->settings.precision))
+            return refuse(key, "f32, x3 or bf16", err);
+        return ENGINE_OK;
+    }
+    if (strcmp(key, "layers") == 0)
+        return engine_error_set(err, ENGINE_UNSUPPORTED,
+                                "model.json: layers is given; chains of layers are not served");
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "model.json: key %.60s is not known",
+                            key);
+}
+
+/* A configuration of Keras and model.json may stand in each other's place: the keys tell. */
+static bool is_layer(json_t *root)
+{
+    return json_object_get(root, "num_heads") != NULL ||
+           json_object_get(root, "registered_name") != NULL ||
+           json_object_get(root, "module") != NULL;
+}
+
+static enum engine_code read_model_json(const struct place *place, const void *bytes, size_t size,
+                                        struct serving *ret, struct engine_error *err)
+{
+    json_error_t error;
+    json_t *root = json_loadb(bytes, size, JSON_REJECT_DUPLICATES, &error), *value;
+    const char *key;
+    enum engine_code code = ENGINE_OK;
+    if (root == NULL)
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "model.json is no valid JSON at byte %d: %.100s", error.position,
+                                error.text);
+    if (!json_is_object(root)) {
+        code = engine_error_set(err, ENGINE_INVALID_ARGUMENT, "model.json must be an object");
+    } else if (is_layer(root)) {
+        ret->is_layer = true;
+        code = keep_config(bytes, size, ret, err);
+    } else {
+        json_object_foreach(root, key, value) if (code == ENGINE_OK) code =
+            read_key(place, key, value, ret, err);
+    }
+    json_decref(root);
+    return code;
+}
+
+static enum engine_code read_model_file(const struct place *place, struct serving *ret,
+                                        struct engine_error *err)
+{
+    struct content content = {NULL, 0, NULL};
+    if (!has_file(place, "model.json"))
+        return ENGINE_OK;
+    ENGINE_TRY(read_file(place, "model.json", CONFIG_BYTES, &content, err));
+    enum engine_code code = read_model_json(place, content.bytes, content.size, ret, err);
+    free(content.owned);
+    return code;
+}
+
+/* A layer's configuration given takes layer.json's place: what model.json says of serving still
+ * holds, its own layer does not. */
+static enum engine_code read_beside(const struct place *place, struct serving *ret,
+                                    struct engine_error *err)
+{
+    char *config = ret->config;
+    ret->config = NULL;
+    enum engine_code code = read_model_file(place, ret, err);
+    free(ret->config);
+    ret->config = config;
+    return code;
+}
+
+/* model.json, then layer.json unless it held the configuration. */
+static enum engine_code read_serving(const struct place *place, const char *config_json,
+                                     struct serving *ret, struct engine_error *err)
+{
+    struct content content = {NULL, 0, NULL};
+    if (config_json == NULL)
+        ENGINE_TRY(read_model_file(place, ret, err));
+    else
+        ENGINE_TRY(read_model_json(place, config_json, strlen(config_json), ret, err));
+    if (config_json != NULL && ret->is_layer)
+        ENGINE_TRY(read_beside(place, ret, err));
+    if (ret->initialize && ret->weights[0] != '\0')
+        return refuse("initialize", "left out where weights are given", err);
+    if (ret->config != NULL)
+        return ENGINE_OK;
+    ENGINE_TRY(read_file(place, "layer.json", CONFIG_BYTES, &content, err));
+    enum engine_code code = keep_config(content.bytes, content.size, ret, err);
+    free(content.owned);
+    return code;
+}
+
+/* ---- the model ----------------------------------------------------------------------------- */
+
+/* "encoder/layer_0/" of "encoder/layer_0/query/kernel" and its like. Every layer has at least two
+ * parts, value and output, so that a part's name is never shared by all. */
+static void share_prefix(const struct engine_named_tensor *tensors, size_t count,
+                         char prefix[NAME_BYTES])
+{
+    size_t shared = count > 0 ? strlen(tensors[0].name) : 0;
+    for (size_t i = 1; i < count; i++) {
+        size_t same = 0;
+        while (same < shared && tensors[i].name[same] == tensors[0].name[same])
+            same++;
+        shared = same;
+    }
+    while (shared > 0 && tensors[0].name[shared - 1] != '/')
+        shared--;
+    if (shared < NAME_BYTES)
+        snprintf(prefix, NAME_BYTES, "%.*s", (int)shared, count > 0 ? tensors[0].name : "");
+}
+
+static enum engine_code open_model(struct engine *engine, const struct place *place,
+                                   struct serving *serving, struct engine_model **ret,
+                                   struct engine_error *err)
+{
+    struct engine_layer_config config;
+    struct engine_safetensors *file = NULL;
+    struct content bytes = {NULL, 0, NULL};
+    struct engine_model_source source = {.config = &config,
+                                         .prefix = serving->prefix,
+                                         .initialize = serving->initialize,
+                                         .seed = serving->seed,
+                                         .precision = serving->settings.precision};
+    ENGINE_TRY(api_layer_config_read(serving->config, strlen(serving->config), &config, err));
+    enum engine_code code = ENGINE_OK;
+    if (!serving->initialize) {
+        code = open_weights(place, serving, &bytes, &file, err);
+        if (code == ENGINE_OK) {
+            source.weights = engine_safetensors_tensors(file);
+            source.weights_count = engine_safetensors_count(file);
+            if (!serving->has_prefix)
+                share_prefix(source.weights, source.weights_count, serving->prefix);
+        }
+    }
+    if (code == ENGINE_OK)
+        code = engine_model_create(engine, &source, ret, err);
+    engine_safetensors_destroy(file);
+    free(bytes.owned);
+    return code;
+}
+
+enum engine_code api_model_files_open(struct engine *engine, const char *directory,
+                                      const struct api_model_file *files, size_t files_count,
+                                      const char *config_json, struct engine_model **ret_model,
+                                      struct api_model_settings *ret_settings,
+                                      struct engine_error *err)
+{
+    const struct place place = {directory, files, files_count};
+    struct serving serving = {.config = NULL};
+    enum engine_code code = read_serving(&place, config_json, &serving, err);
+    if (code == ENGINE_OK)
+        code = open_model(engine, &place, &serving, ret_model, err);
+    if (code == ENGINE_OK)
+        *ret_settings = serving.settings;
+    free(serving.config);
+    return code;
+}

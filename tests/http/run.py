@@ -1,0 +1,75 @@
+"""run.py [--core] [SUITE...] - runs the HTTP tests against build/attnd (BUILD names another).
+
+A suite is a file test_*.py here, a test a function whose name says what holds. A test with a
+parameter gets the daemon that serves all golden cases and the bundled model, one for all
+suites; a test without makes its own. --core leaves out what is slow under sanitizers and proves
+nothing there. Ends with the line "N passed, M failed"."""
+
+import argparse
+import importlib
+import inspect
+import pathlib
+import sys
+import time
+import traceback
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+sys.dont_write_bytecode = True
+
+from attnd import Daemon  # noqa: E402: the path comes first
+
+# The order in which a failure says most: first what all others rest upon.
+SUITES = ["golden", "routes", "oip", "tfserving", "recorded", "bad_input", "framing",
+          "same_bits", "concurrency", "start", "readme"]
+
+
+def tests_of(suite, core):
+    module = importlib.import_module(f"test_{suite}")
+    for name, function in inspect.getmembers(module, inspect.isfunction):
+        mine = function.__module__ == module.__name__ and name.startswith("test_")
+        if mine and not (core and getattr(function, "not_core", False)):
+            yield name[5:].replace("_", " "), function
+
+
+def run(suite, sentence, function, daemon):
+    began = time.monotonic()
+    try:
+        note = function(daemon) if inspect.signature(function).parameters else function()
+        daemon.assert_alive()
+    except Exception as error:  # whatever it is, it is this test's failure
+        print(f"FAILED  {suite}: {sentence}\n        {error}")
+        frames = traceback.extract_tb(error.__traceback__)
+        print("".join(f"        at {f.filename}:{f.lineno}: {f.line}\n" for f in frames[1:]), end="")
+        return False
+    seconds = time.monotonic() - began
+    print(f"ok      {suite}: {sentence} ({seconds:.2f} s)" + (f": {note}" if note else ""))
+    return True
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--core", action="store_true")
+    parser.add_argument("suites", nargs="*", metavar="SUITE")
+    arguments = parser.parse_args()
+    passed = failed = 0
+    daemon = Daemon("--allow-control")
+    for suite in arguments.suites or SUITES:
+        for sentence, function in tests_of(suite, arguments.core):
+            if daemon.process.poll() is not None:
+                print("attnd is gone:\n" + "".join(daemon.log[-60:]))
+                daemon = Daemon("--allow-control")
+            good = run(suite, sentence, function, daemon)
+            passed, failed = passed + good, failed + (not good)
+            sys.stdout.flush()
+    try:
+        daemon.stop()
+    except AssertionError as error:
+        print(f"FAILED  the daemon did not end well: {error}")
+        failed += 1
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
