@@ -241,7 +241,7 @@ static void the_shortest_text_is_written(void **state)
     }
 }
 
-static void plain_and_scientific_text_are_chosen_by_length(void **state)
+static void text_is_plain_from_a_ten_thousandth_to_a_billion(void **state)
 {
     (void)state;
     static const struct {
@@ -249,19 +249,18 @@ static void plain_and_scientific_text_are_chosen_by_length(void **state)
         const char *text;
     } cases[] = {{0.5f, "0.5"},
                  {-0.001f, "-0.001"},
-                 {0.0001f, "1e-04"},
-                 {0.00012f, "0.00012"},
-                 {0.000012f, "1.2e-05"},
-                 {1e-45f, "1e-45"},
-                 {16777216.0f, "16777216"},
-                 {100000.0f, "1e+05"},
-                 {1000.0f, "1000"},
-                 {1234567936.0f, "1234567936"},
+                 {0.0001f, "0.0001"},
+                 {0.000099f, "9.9e-05"},
+                 {0.00001f, "1e-05"},
                  {-0.0f, "-0"},
-                 {FLT_MAX, "3.4028235e+38"},
                  {1.5f, "1.5"},
+                 {12345.678f, "12345.678"},
+                 {100000.0f, "100000"},
+                 {16777216.0f, "16777216"},
+                 {1e9f, "1e+09"},
+                 {FLT_MAX, "3.4028235e+38"},
                  {FLT_MIN, "1.1754944e-38"},
-                 {12345.678f, "12345.678"}};
+                 {1e-45f, "1e-45"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char text[API_NUMBER_TEXT_BYTES + 1];
         text[api_number_text_write_f32(cases[i].value, false, text)] = '\0';
@@ -269,7 +268,7 @@ static void plain_and_scientific_text_are_chosen_by_length(void **state)
     }
 }
 
-/* The shortest text of 100000 is 1e+05, which is no integer to those who read INT32. */
+/* 1e+05 would be no integer to those who read INT32. */
 static void integers_are_written_with_their_digits(void **state)
 {
     (void)state;
@@ -293,7 +292,7 @@ int main(void)
         cmocka_unit_test(integers_are_exact_and_bounded),
         cmocka_unit_test(whole_numbers_get_a_point_when_asked),
         cmocka_unit_test(the_shortest_text_is_written),
-        cmocka_unit_test(plain_and_scientific_text_are_chosen_by_length),
+        cmocka_unit_test(text_is_plain_from_a_ten_thousandth_to_a_billion),
         cmocka_unit_test(integers_are_written_with_their_digits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
