@@ -160,7 +160,8 @@ static void words_for_what_is_no_number_are_read_and_written(void **state)
     (void)state;
     float value = 0.0f;
     char text[API_NUMBER_TEXT_BYTES];
-    assert_non_null(api_number_text_read_f32("NaN", "NaN" + 3, &value));
+    const char *nan_word = "NaN";
+    assert_non_null(api_number_text_read_f32(nan_word, nan_word + 3, &value));
     assert_true(isnan(value));
     const char *word = "-Infinity";
     assert_non_null(api_number_text_read_f32(word, word + 9, &value));
@@ -211,7 +212,63 @@ static void whole_numbers_get_a_point_when_asked(void **state)
     assert_memory_equal(text, "1e+20", length);
 }
 
-/* The shortest text of 100000 is 1e+05, which is no integer to those who read INT32. */
+/* printf with ever more digits, until it reads back, is the oracle. It looks at the nearest text of
+ * each length alone, so that fewer digits than its are possible. */
+static void the_shortest_text_is_written(void **state)
+{
+    (void)state;
+    char text[API_NUMBER_TEXT_BYTES + 1], wanted[64];
+    for (int i = 0; i < 200000; i++) {
+        uint32_t bits = (uint32_t)next_random();
+        bits = i % 4 == 0 ? bits & 0xff800000 : i % 4 == 1 ? 0x3e000000 + bits % 0x2000000 : bits;
+        float value = float_of(bits);
+        if (!isfinite(value) || value == 0.0f)
+            continue;
+        int digits = 0;
+        do
+            snprintf(wanted, sizeof wanted, "%.*e", digits++, (double)value);
+        while (strtof(wanted, NULL) != value);
+        size_t length = api_number_text_write_f32(value, false, text), written = 0;
+        text[length] = '\0';
+        if (strtof(text, NULL) != value)
+            fail_msg("%s reads back as another number than %.9g", text, (double)value);
+        char *exponent = strchr(text, 'e'), *from = text + strcspn(text, "123456789");
+        for (char *c = from; *c != '\0' && c != exponent; c++)
+            written += *c >= '0' && *c <= '9' ? 1 : 0;
+        bool is_whole = strchr(text, '.') == NULL && exponent == NULL;
+        if (!is_whole && written > (size_t)digits)
+            fail_msg("%s has %zu digits, %d would do: %s", text, written, digits, wanted);
+    }
+}
+
+static void text_is_plain_from_a_ten_thousandth_to_a_billion(void **state)
+{
+    (void)state;
+    static const struct {
+        float value;
+        const char *text;
+    } cases[] = {{0.5f, "0.5"},
+                 {-0.001f, "-0.001"},
+                 {0.0001f, "0.0001"},
+                 {0.000099f, "9.9e-05"},
+                 {0.00001f, "1e-05"},
+                 {-0.0f, "-0"},
+                 {1.5f, "1.5"},
+                 {12345.678f, "12345.678"},
+                 {100000.0f, "100000"},
+                 {16777216.0f, "16777216"},
+                 {1e9f, "1e+09"},
+                 {FLT_MAX, "3.4028235e+38"},
+                 {FLT_MIN, "1.1754944e-38"},
+                 {1e-45f, "1e-45"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char text[API_NUMBER_TEXT_BYTES + 1];
+        text[api_number_text_write_f32(cases[i].value, false, text)] = '\0';
+        assert_string_equal(text, cases[i].text);
+    }
+}
+
+/* 1e+05 would be no integer to those who read INT32. */
 static void integers_are_written_with_their_digits(void **state)
 {
     (void)state;
@@ -234,6 +291,8 @@ int main(void)
         cmocka_unit_test(what_json_forbids_is_refused),
         cmocka_unit_test(integers_are_exact_and_bounded),
         cmocka_unit_test(whole_numbers_get_a_point_when_asked),
+        cmocka_unit_test(the_shortest_text_is_written),
+        cmocka_unit_test(text_is_plain_from_a_ten_thousandth_to_a_billion),
         cmocka_unit_test(integers_are_written_with_their_digits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
