@@ -119,7 +119,7 @@ http: $(BUILD)/attnd $(wildcard $(BUILD)/attn) ## run the HTTP tests alone; ARGS
 ASAN_ENV := ASAN_OPTIONS=detect_leaks=1:abort_on_error=0 \
             LSAN_OPTIONS=suppressions=$(CURDIR)/tests/leak.supp:print_suppressions=0 \
             UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-TSAN_ENV := TSAN_OPTIONS=suppressions=$(CURDIR)/tests/thread.supp:halt_on_error=1:ignore_noninstrumented_modules=1
+TSAN_ENV := TSAN_OPTIONS=suppressions=$(CURDIR)/tests/thread.supp:halt_on_error=1
 
 .PHONY: sanitize sanitize-address sanitize-thread
 sanitize: sanitize-address sanitize-thread ## unit and HTTP tests under ASan and UBSan, then under TSan

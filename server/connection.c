@@ -246,6 +246,8 @@ enum MHD_Result server_connection_access(void *service, struct MHD_Connection *c
     }
     if (!request->suspended)
         return finish(request);
+    if (!atomic_load_explicit(&request->answered, memory_order_acquire))
+        return MHD_NO; /* resumed by nobody of ours */
     request->suspended = false;
     return answer(request);
 }
@@ -259,6 +261,7 @@ void server_connection_suspend(struct server_request *request)
 
 void server_connection_resume(struct server_request *request)
 {
+    atomic_store_explicit(&request->answered, true, memory_order_release);
     MHD_resume_connection(request->mhd);
 }
 

@@ -10,6 +10,7 @@
 #ifndef SERVER_REQUEST_H
 #define SERVER_REQUEST_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -60,9 +61,10 @@ struct server_request {
     char method[16];
     char id[SERVER_REQUEST_ID_BYTES + 1];
     char path[SERVER_REQUEST_PATH_BYTES];
-    bool begun;     /* headers were judged */
-    bool counted;   /* begin was called: destroy must be */
-    bool suspended; /* I/O thread only */
+    bool begun;           /* headers were judged */
+    bool counted;         /* begin was called: destroy must be */
+    bool suspended;       /* I/O thread only */
+    atomic_bool answered; /* by the other thread: what it wrote is there for the I/O thread */
 };
 
 struct server_handler {
