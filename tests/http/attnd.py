@@ -1,5 +1,6 @@
 """The daemon as the tests drive it: start, ask, stop. Python's own library only."""
 
+import atexit
 import http.client
 import json
 import os
@@ -49,9 +50,11 @@ class Daemon:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ATTND_")}
         self.log = []
         self.process = subprocess.Popen(
-            [*command, *options], stderr=subprocess.PIPE, text=True, errors="replace",
+            [*command, *options], stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
             env=environment,
         )
+        atexit.register(self.process.kill)  # a failed test leaves nothing behind
         self.port = self._read_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._reader = threading.Thread(target=self._read_log, daemon=True)
