@@ -138,6 +138,29 @@ sanitize-thread:
 .PHONY: sanitized-programs
 sanitized-programs: $(BUILD)/attnd $(UNIT_TESTS)
 
+# By clang, whose check of pointers finds fault with NULL + 0. Inputs that were worth keeping stay
+# in build/fuzz/corpus, one that breaks something is written to build/fuzz and named.
+FUZZ_SECONDS ?= 60
+FUZZERS      := request documents
+
+.PHONY: fuzz fuzzers
+fuzz: deps ## feed the parsers with damaged input, FUZZ_SECONDS=60 each
+	@tests/install_packages.sh clang libclang-rt-dev
+	@$(AGAIN) BUILD=build/fuzz CC=clang CXX=clang++ SAN=address,undefined,fuzzer-no-link \
+	    CFLAGS=-fno-sanitize=pointer-overflow fuzzers
+	@python3 tests/fuzz/seeds.py build/fuzz/corpus
+	@cd build/fuzz && for fuzzer in $(FUZZERS); do \
+	    echo "fuzz: $$fuzzer, $(FUZZ_SECONDS) s"; \
+	    UBSAN_OPTIONS=halt_on_error=1 ./fuzz_$$fuzzer -max_total_time=$(FUZZ_SECONDS) \
+	        -timeout=10 -rss_limit_mb=4096 -max_len=65536 -print_final_stats=1 -verbosity=0 \
+	        corpus/$$fuzzer || exit 1; \
+	done
+
+fuzzers: $(FUZZERS:%=$(BUILD)/fuzz_%)
+.SECONDARY: $(FUZZERS:%=$(BUILD)/tests/fuzz/fuzz_%.o)
+$(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(API_OBJ) $(ENGINE_OBJ)
+	$(CC) $(LINK) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(API_LIBS) $(ENGINE_LIBS)
+
 .PHONY: lint
 lint: ## layers, symbols' names, static analysis, format
 	@tests/lint.sh
