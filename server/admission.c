@@ -15,10 +15,10 @@ struct server_admission {
     pthread_mutex_t lock;
     int64_t calls;
     size_t bytes;        /* of workspaces of admitted calls */
-    double flops;        /* admitted and not left */
+    double flops;        /* admitted and not left, whatever of it is done */
     double flops_per_ns; /* of the whole engine, a moving average; 0: not known yet */
-    double window_flops; /* finished since window_ns */
-    int64_t window_ns;   /* or since the engine was last idle */
+    double window_flops; /* to do at window_ns, and admitted since */
+    int64_t window_ns;   /* begin of the spell that is measured: the engine was never idle in it */
     uint64_t shed;
 };
 
@@ -80,14 +80,32 @@ static enum engine_code check_bytes(struct server_admission *admission, size_t b
                             bytes, used, memory.budget_bytes);
 }
 
-/* Expected end = now + (what is admitted + this) / rate. */
+/* What of the admitted calls is still to be done: units done count, also of a call that will run
+ * for long or be cancelled. */
+static double flops_to_do(struct server_admission *admission)
+{
+    struct engine_load load;
+    engine_load(admission->engine, &load);
+    return load.flops_queued;
+}
+
+static void begin_window(struct server_admission *admission)
+{
+    admission->window_ns = server_deadlines_now();
+    admission->window_flops = flops_to_do(admission);
+}
+
+/* Expected end = now + (what is to be done + this) / rate. All that was admitted is no less than
+ * what is to be done, and costs nothing to look at. */
 static enum engine_code check_wait(struct server_admission *admission, double flops,
                                    int64_t deadline_ns, struct engine_error *err)
 {
     if (deadline_ns == 0 || admission->flops_per_ns <= 0 || admission->calls == 0)
         return ENGINE_OK;
-    double wait_ns = (admission->flops + flops) / admission->flops_per_ns;
     double left_ns = (double)(deadline_ns - server_deadlines_now());
+    if ((admission->flops + flops) / admission->flops_per_ns <= left_ns)
+        return ENGINE_OK;
+    double wait_ns = (flops_to_do(admission) + flops) / admission->flops_per_ns;
     if (wait_ns <= left_ns)
         return ENGINE_OK;
     admission->shed++;
@@ -114,30 +132,29 @@ enum engine_code server_admission_enter(struct server_admission *admission,
         code = check_wait(admission, facts->flops, deadline_ns, err);
     if (code == ENGINE_OK) {
         *ret = (struct server_admission_ticket){facts->workspace_bytes, facts->flops, true};
-        if (admission->calls++ == 0) {
-            admission->window_ns = server_deadlines_now();
-            admission->window_flops = 0;
-        }
+        if (admission->calls++ == 0)
+            begin_window(admission);
         admission->bytes += ret->bytes;
         admission->flops += ret->flops;
+        admission->window_flops += ret->flops;
     }
     pthread_mutex_unlock(&admission->lock);
     return code;
 }
 
 /* What the engine gets done while it is never idle. Shorter spells teach nothing: calls that
- * come one by one neither wait nor make others wait. */
-static void learn_rate(struct server_admission *admission, double flops)
+ * come one by one neither wait nor make others wait. A call that is cancelled takes an unknown
+ * part of its work along, so a spell with one teaches nothing either. */
+static void learn_rate(struct server_admission *admission, bool finished)
 {
-    int64_t now = server_deadlines_now();
-    admission->window_flops += flops;
-    if (now - admission->window_ns < WINDOW_NS)
+    int64_t spell_ns = server_deadlines_now() - admission->window_ns;
+    if (finished && spell_ns < WINDOW_NS)
         return;
-    double rate = admission->window_flops / (double)(now - admission->window_ns);
+    double rate = (admission->window_flops - flops_to_do(admission)) / (double)spell_ns;
     double old = admission->flops_per_ns;
-    admission->flops_per_ns = old <= 0 ? rate : old + (rate - old) / 4;
-    admission->window_ns = now;
-    admission->window_flops = 0;
+    if (finished && rate > 0) /* not so when a call was counted before the engine had it */
+        admission->flops_per_ns = old <= 0 ? rate : old + (rate - old) / 4;
+    begin_window(admission);
 }
 
 void server_admission_leave(struct server_admission *admission,
@@ -146,8 +163,7 @@ void server_admission_leave(struct server_admission *admission,
     if (!ticket->held)
         return;
     pthread_mutex_lock(&admission->lock);
-    if (finished)
-        learn_rate(admission, ticket->flops);
+    learn_rate(admission, finished);
     admission->calls--;
     admission->bytes -= ticket->bytes;
     admission->flops = admission->calls == 0 ? 0 : admission->flops - ticket->flops;
