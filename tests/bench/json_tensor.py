@@ -160,7 +160,7 @@ def main():
     write_model(out / "models" / "thin")
     print(f"machine: {machine()}; {args.rounds} rounds of {args.turn_ms:g} ms")
     daemon = subprocess.Popen(
-        [args.attnd, "--listen", "127.0.0.1:0", "--models", out / "models"],
+        [args.attnd, "--listen", "127.0.0.1:0", "--models", out / "models", "--log-level", "warning"],
         stderr=subprocess.PIPE,
         text=True,
     )
