@@ -88,8 +88,10 @@ static bool norms_fit(const struct engine_constraint *constraint, const struct e
 {
     const float *values = t->data;
     double *squares = calloc(count + 1, sizeof *squares);
-    bool fit = squares != NULL;
-    for (size_t i = 0; fit && i < count; i++)
+    if (squares == NULL)
+        return false;
+    bool fit = true;
+    for (size_t i = 0; i < count; i++)
         squares[group_of(constraint, t, i)] += (double)values[i] * (double)values[i];
     for (size_t i = 0; fit && i < count; i++) {
         double norm = sqrt(squares[group_of(constraint, t, i)]);

@@ -114,9 +114,10 @@ int api_command_infer_run(int argc, char **argv)
     enum engine_code code = engine_safetensors_open(positional[2], &call, &err);
     if (code == ENGINE_OK)
         code = api_client_open(positional[0], &wishes, &client, &err);
-    if (code == ENGINE_OK)
-        code = api_client_infer(client, positional[1], tensors, choose(call, tensors), metadata,
-                                &answer, &err);
+    if (code == ENGINE_OK) {
+        size_t count = choose(call, tensors);
+        code = api_client_infer(client, positional[1], tensors, count, metadata, &answer, &err);
+    }
     if (code == ENGINE_OK) {
         close = report(call, api_client_answer_file(answer), strtod(tolerance_text, NULL));
         code = save(api_client_answer_file(answer), output, &err);
