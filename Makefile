@@ -162,6 +162,12 @@ fuzzers: $(FUZZERS:%=$(BUILD)/fuzz_%)
 $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(API_OBJ) $(ENGINE_OBJ)
 	$(CC) $(LINK) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(API_LIBS) $(ENGINE_LIBS)
 
+SOAK_SECONDS ?= 600
+
+.PHONY: soak
+soak: $(BUILD)/attnd ## mixed work for SOAK_SECONDS=600: does anything grow or stall?
+	@BUILD=$(BUILD) python3 tests/soak.py $(SOAK_SECONDS)
+
 .PHONY: lint
 lint: ## layers, symbols' names, static analysis, format
 	@tests/lint.sh
