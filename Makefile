@@ -182,10 +182,12 @@ PREFIX ?= /usr/local
 IMAGE  ?= attnd:latest
 
 .PHONY: image
+# The OCI format has no HEALTHCHECK; podman and buildah drop it unless told otherwise.
 image: ## build the container image IMAGE with docker, podman or buildah, whichever is there
 	@for tool in docker podman buildah; do \
 	    command -v $$tool >/dev/null || continue; \
-	    exec $$tool build -t $(IMAGE) .; \
+	    case $$tool in docker) format=;; *) format='--format docker';; esac; \
+	    exec $$tool build $$format -t $(IMAGE) .; \
 	done; echo "make image needs docker, podman or buildah" >&2; exit 1
 
 .PHONY: install
