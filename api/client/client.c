@@ -146,8 +146,16 @@ static size_t take_header(char *bytes, size_t one, size_t count, void *argument)
 {
     static const char name[] = "Retry-After:";
     struct exchange *x = argument;
-    if (one * count > sizeof name && strncasecmp(bytes, name, sizeof name - 1) == 0)
-        x->retry_after_s = strtol(bytes + sizeof name - 1, NULL, 10);
+    if (one * count > sizeof name && strncasecmp(bytes, name, sizeof name - 1) == 0) {
+        /* A date, or what is no number of seconds, counts as no wish. */
+        char text[16] = "";
+        size_t length = one * count - (sizeof name - 1);
+        memcpy(text, bytes + sizeof name - 1, length < sizeof text ? length : sizeof text - 1);
+        char *end = text;
+        long seconds = strtol(text, &end, 10);
+        if (end != text && strspn(end, " \r\n") == strlen(end) && seconds >= 0)
+            x->retry_after_s = seconds;
+    }
     return one * count;
 }
 
@@ -172,6 +180,8 @@ static CURLcode attempt(struct exchange *x)
     char url[1024];
     snprintf(url, sizeof url, "%s%s", x->client->base, x->path);
     x->bytes_count = 0;
+    if (x->bytes != NULL)
+        x->bytes[0] = '\0'; /* the text of an attempt before */
     x->status = 0;
     x->retry_after_s = -1;
     struct curl_slist *headers = make_headers(x);
@@ -265,7 +275,9 @@ static enum engine_code run(struct exchange *x, struct engine_error *err)
             return ENGINE_OK;
         if (!busy || i + 1 >= o->attempts)
             return server_error(x, err);
-        long wait = x->retry_after_s >= 0 ? x->retry_after_s * 1000 : 100L << i;
+        if (x->retry_after_s > o->wait_ms_max / 1000)
+            return server_error(x, err);
+        long wait = x->retry_after_s >= 0 ? x->retry_after_s * 1000 : 100L << (i < 16 ? i : 16);
         if (wait > o->wait_ms_max)
             return server_error(x, err);
         pause_ms(wait);
