@@ -213,8 +213,11 @@ void engine_projection_unit(const struct engine_plan *plan, enum engine_plan_pha
     void *scratch = engine_arena_alloc(arena, plan->kernel->scratch_bytes);
     if (arena->overflowed)
         return;
-    find_rows(&b, unit % s->row_blocks);
-    int64_t first = unit / s->row_blocks * s->blocks_per_unit;
+    /* All columns pass over a block of rows before the next one: its rows stay in L2 while weights,
+     * which are prefetched, come from L3. The other order reads all rows again for each unit. */
+    int64_t column_units = s->units / s->row_blocks;
+    find_rows(&b, unit / column_units);
+    int64_t first = unit % column_units * s->blocks_per_unit;
     for (int64_t i = first; i < least(first + s->blocks_per_unit, p->blocks); i++)
         run_block(&b, i, tile, scratch);
 }
