@@ -402,9 +402,11 @@ static enum engine_code fill(struct engine_plan *plan, struct engine_error *err)
         plan->call.precision != ENGINE_PRECISION_DEFAULT ? plan->call.precision : model->precision;
     plan->is_wide = model->config.policy == ENGINE_POLICY_FLOAT64;
     plan->facts.precision = engine_instance_precision(plan->engine, wish);
-    plan->kernel = engine_instance_kernel(plan->engine, plan->facts.precision);
     ENGINE_TRY(
         engine_geometry_init(&plan->geometry, &model->config, &model->weights, &plan->call, err));
+    int64_t queries = plan->geometry.queries, keys = plan->geometry.keys;
+    plan->kernel = engine_instance_kernel(plan->engine, plan->facts.precision,
+                                          queries > keys ? queries : keys);
     ENGINE_TRY(check_wishes(plan, err));
     plan->facts.batch = plan->geometry.batch;
     plan->rounds = is_16_bit(plan);
@@ -416,7 +418,7 @@ static enum engine_code fill(struct engine_plan *plan, struct engine_error *err)
     ENGINE_TRY(shape_outputs(plan, err));
     if (plan->is_wide)
         return lay_out_wide(plan, err);
-    ENGINE_TRY(engine_model_pack(model, plan->facts.precision, plan->kernel, &plan->packed, err));
+    ENGINE_TRY(engine_model_pack(model, plan->kernel, &plan->packed, err));
     return lay_out(plan, err);
 }
 
