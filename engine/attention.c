@@ -207,7 +207,7 @@ static void multiply_values(struct unit *u)
                              head * g->value_dim, g->value_dim, u->context, g->value_dim);
 }
 
-void engine_attention_unit(const struct engine_plan *plan, int64_t unit, struct engine_arena *arena)
+static void attend(const struct engine_plan *plan, int64_t unit, struct engine_arena *arena)
 {
     struct unit u = {.plan = plan, .arena = arena};
     find(&u, unit);
@@ -228,4 +228,17 @@ void engine_attention_unit(const struct engine_plan *plan, int64_t unit, struct 
         return;
     drop(&u);
     multiply_values(&u);
+}
+
+void engine_attention_unit(const struct engine_plan *plan, int64_t unit, struct engine_arena *arena)
+{
+    const struct engine_geometry *g = &plan->geometry;
+    int64_t all = g->outer * g->heads * plan->query_blocks, first = unit * plan->attend_blocks;
+    attend(plan, first, arena);
+    for (int64_t i = first + 1; i < first + plan->attend_blocks && i < all; i++) {
+        if (arena->overflowed)
+            return;
+        engine_arena_rewind(arena);
+        attend(plan, i, arena);
+    }
 }

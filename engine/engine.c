@@ -236,8 +236,8 @@ static void end_plan(void *argument, enum engine_code code, const struct engine_
 }
 
 /* struct engine_job is the plan's pool job under the name that the server knows. */
-void engine_submit(struct engine *engine, struct engine_plan *plan,
-                   const struct engine_job_options *options, struct engine_job **ret)
+static void fill_options(struct engine_plan *plan, const struct engine_job_options *options,
+                         struct engine_job **ret)
 {
     plan->options = *options;
     plan->job.options = *options;
@@ -245,7 +245,25 @@ void engine_submit(struct engine *engine, struct engine_plan *plan,
     plan->job.options.argument = plan;
     if (ret != NULL)
         *ret = (struct engine_job *)plan; /* before "done" can come */
+}
+
+void engine_submit(struct engine *engine, struct engine_plan *plan,
+                   const struct engine_job_options *options, struct engine_job **ret)
+{
+    fill_options(plan, options, ret);
     engine_pool_submit(engine->pool, &plan->job);
+}
+
+bool engine_submit_helped(struct engine *engine, struct engine_plan *plan,
+                          const struct engine_job_options *options, struct engine_job **ret)
+{
+    fill_options(plan, options, ret);
+    return engine_pool_submit_helped(engine->pool, &plan->job);
+}
+
+void engine_help(struct engine *engine, struct engine_job *job)
+{
+    engine_pool_help(engine->pool, &((struct engine_plan *)job)->job);
 }
 
 void engine_job_cancel(struct engine_job *job)

@@ -31,6 +31,7 @@ struct engine_right {
     int64_t depth, columns;
     int planes;
     size_t plane;
+    size_t bytes;    /* of data; set by who owns the memory */
     bool transposed; /* made by right_write_columns: some kernels keep it so */
 };
 

@@ -40,8 +40,8 @@ static size_t place(struct engine_model_projection *p, const struct engine_kerne
         size = (size + 63) & ~(size_t)63;
         if (memory != NULL) {
             right.data = memory + bytes;
+            right.bytes = size;
             p->rights[b] = right;
-            p->block_bytes = b == 0 ? size : p->block_bytes;
         }
         bytes += size;
     }

@@ -29,7 +29,6 @@ enum engine_model_part {
 struct engine_model_projection {
     int64_t depth, heads, width, block_heads, blocks;
     struct engine_right *rights;
-    size_t block_bytes;
     const float *bias; /* heads x width; NULL: none */
 };
 

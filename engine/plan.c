@@ -15,6 +15,8 @@ enum { BLOCK_ROWS = 256, TILE_BYTES = 256 << 10, IN_PLACE_BYTES = 4 << 20 };
 
 /* A unit of about a third of a millisecond. */
 #define UNIT_FLOPS 60e6
+/* Attention in units of some microseconds at least, else taking them costs as much. */
+#define ATTEND_FLOPS 4e6
 
 void engine_plan_round(const struct engine_plan *plan, float *values, int64_t count)
 {
@@ -239,6 +241,13 @@ static void cut_attention(struct engine_plan *plan)
     if (plan->tile_rows > g->queries && g->queries > 0)
         plan->tile_rows = g->queries;
     plan->query_blocks = ceil_div(g->queries, plan->tile_rows);
+    double block_flops = 4.0 * (double)(plan->tile_rows * g->keys * (g->key_dim + g->value_dim));
+    int64_t most = ceil_div(g->outer * g->heads * plan->query_blocks,
+                            2 * (int64_t)plan->engine->facts.threads);
+    plan->attend_blocks =
+        block_flops < ATTEND_FLOPS ? (int64_t)(ATTEND_FLOPS / (block_flops + 1)) : 1;
+    plan->attend_blocks = plan->attend_blocks < most ? plan->attend_blocks : most;
+    plan->attend_blocks = plan->attend_blocks > 0 ? plan->attend_blocks : 1;
     double product = 2.0 * (double)g->outer * (double)g->queries * (double)g->keys;
     plan->facts.flops += product * (double)g->heads_new * (double)g->key_dim;
     if (plan->wants_output)
@@ -267,7 +276,8 @@ static void count_units(struct engine_plan *plan)
         units[ENGINE_PLAN_GATHER] += plan->inputs[i].units;
     for (int i = 0; i < ENGINE_MODEL_OUTPUT; i++)
         units[ENGINE_PLAN_PROJECT] += plan->stages[i].units;
-    units[ENGINE_PLAN_ATTEND] = g->outer * g->heads * plan->query_blocks;
+    units[ENGINE_PLAN_ATTEND] =
+        ceil_div(g->outer * g->heads * plan->query_blocks, plan->attend_blocks);
     units[ENGINE_PLAN_OUTPUT] = plan->stages[ENGINE_MODEL_OUTPUT].units;
     for (int i = 0; i < ENGINE_POOL_PHASES; i++)
         plan->facts.units += units[i];
@@ -369,23 +379,24 @@ static void gather(struct engine_plan *plan, int64_t unit, struct engine_arena *
     }
 }
 
-static enum engine_code run(void *argument, int phase, int64_t unit, struct engine_arena *arena,
-                            struct engine_error *err)
+static enum engine_code run(void *argument, const struct engine_pool_unit *unit,
+                            struct engine_arena *arena, struct engine_error *err)
 {
     struct engine_plan *plan = argument;
+    int phase = unit->phase;
     const struct engine_kernel *kernel = plan->kernel;
     if (phase == ENGINE_PLAN_PREPARE)
         return prepare(plan, err);
     if (plan->is_wide)
-        return engine_wide_unit(plan, unit, err);
+        return engine_wide_unit(plan, unit->index, err);
     if (kernel->acquire != NULL)
         kernel->acquire();
     if (phase == ENGINE_PLAN_GATHER)
-        gather(plan, unit, arena);
+        gather(plan, unit->index, arena);
     else if (phase == ENGINE_PLAN_ATTEND)
-        engine_attention_unit(plan, unit, arena);
+        engine_attention_unit(plan, unit->index, arena);
     else
-        engine_projection_unit(plan, (enum engine_plan_phase)phase, unit, arena);
+        engine_projection_unit(plan, unit, arena);
     if (kernel->release != NULL)
         kernel->release();
     return ENGINE_OK;

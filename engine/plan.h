@@ -83,6 +83,7 @@ struct engine_plan {
     struct engine_plan_operands queries, keys, values;
     size_t context_offset, adder_offset, bounds_offset;
     int64_t tile_rows, query_blocks, mask_units;
+    int64_t attend_blocks; /* blocks of queries of one head in a unit: several if they are small */
     int64_t score_heads, score_rows, score_keys; /* of the scores returned */
 
     struct engine_buffer workspace;

@@ -157,13 +157,13 @@ static bool lies_as_computed(const struct engine_plan *plan)
            plan->facts.outputs[ENGINE_ATTENTION_OUTPUT].dtype == ENGINE_F32;
 }
 
-static void run_block(struct block *b, int64_t index, float *tile, void *scratch)
+static void run_block(struct block *b, int64_t index, const struct engine_right *next, float *tile,
+                      void *scratch)
 {
     const struct engine_plan *plan = b->plan;
     const struct engine_model_projection *p = b->stage->projection;
     const struct engine_left *left =
         b->part == ENGINE_MODEL_OUTPUT ? &plan->context : &plan->inputs[b->stage->input].left;
-    const void *next = index + 1 < p->blocks ? p->rights[index + 1].data : NULL;
     bool direct = b->part == ENGINE_MODEL_OUTPUT && lies_as_computed(plan);
     b->head0 = index * p->block_heads;
     b->heads = least(p->block_heads, p->heads - b->head0);
@@ -177,8 +177,9 @@ static void run_block(struct block *b, int64_t index, float *tile, void *scratch
     if (p->bias != NULL)
         lay_bias(b);
     plan->kernel->multiply(left, b->row0, b->rows, &p->rights[index], 0, b->heads * p->width,
-                           p->depth, b->tile, b->stride, p->bias != NULL, next,
-                           next != NULL ? p->block_bytes : 0, scratch);
+                           p->depth, b->tile, b->stride, p->bias != NULL,
+                           next != NULL ? next->data : NULL, next != NULL ? next->bytes : 0,
+                           scratch);
     for (int64_t i = 0; i < b->rows && plan->rounds; i++)
         engine_plan_round(plan, b->tile + i * b->stride, b->heads * p->width);
     if (b->part != ENGINE_MODEL_OUTPUT)
@@ -198,14 +199,40 @@ static void find_rows(struct block *b, int64_t row_block)
                                   : least(s->block_rows, s->rows - first);
 }
 
-void engine_projection_unit(const struct engine_plan *plan, enum engine_plan_phase phase,
-                            int64_t unit, struct engine_arena *arena)
+/* Which part, and where in it, a unit of a phase is. false: there is no such unit. */
+struct place {
+    enum engine_model_part part;
+    int64_t row_block, first, end; /* blocks of columns */
+};
+
+static bool find_place(const struct engine_plan *plan, int phase, int64_t unit, struct place *ret)
 {
     int part = phase == ENGINE_PLAN_OUTPUT ? ENGINE_MODEL_OUTPUT : ENGINE_MODEL_QUERY;
-    while (unit >= plan->stages[part].units)
-        unit -= plan->stages[part++].units;
+    int last = phase == ENGINE_PLAN_OUTPUT ? ENGINE_MODEL_OUTPUT : ENGINE_MODEL_VALUE;
+    while (unit >= plan->stages[part].units) {
+        unit -= plan->stages[part].units;
+        if (part++ == last)
+            return false;
+    }
+    /* All columns pass over a block of rows before the next one: its rows stay in L2 while weights,
+     * which are prefetched, come from L3. The other order reads all rows again for each unit. */
     const struct engine_plan_stage *s = &plan->stages[part];
-    struct block b = {.plan = plan, .stage = s, .part = (enum engine_model_part)part};
+    int64_t column_units = s->units / s->row_blocks;
+    ret->part = (enum engine_model_part)part;
+    ret->row_block = unit / column_units;
+    ret->first = unit % column_units * s->blocks_per_unit;
+    ret->end = least(ret->first + s->blocks_per_unit, s->projection->blocks);
+    return true;
+}
+
+void engine_projection_unit(const struct engine_plan *plan, const struct engine_pool_unit *unit,
+                            struct engine_arena *arena)
+{
+    struct place at, after;
+    if (!find_place(plan, unit->phase, unit->index, &at))
+        return;
+    const struct engine_plan_stage *s = &plan->stages[at.part];
+    struct block b = {.plan = plan, .stage = s, .part = at.part};
     const struct engine_model_projection *p = s->projection;
     size_t bytes = sizeof(float) * (size_t)(s->block_rows * s->block_groups) *
                    (size_t)(p->block_heads * p->width);
@@ -213,11 +240,10 @@ void engine_projection_unit(const struct engine_plan *plan, enum engine_plan_pha
     void *scratch = engine_arena_alloc(arena, plan->kernel->scratch_bytes);
     if (arena->overflowed)
         return;
-    /* All columns pass over a block of rows before the next one: its rows stay in L2 while weights,
-     * which are prefetched, come from L3. The other order reads all rows again for each unit. */
-    int64_t column_units = s->units / s->row_blocks;
-    find_rows(&b, unit / column_units);
-    int64_t first = unit % column_units * s->blocks_per_unit;
-    for (int64_t i = first; i < least(first + s->blocks_per_unit, p->blocks); i++)
-        run_block(&b, i, tile, scratch);
+    find_rows(&b, at.row_block);
+    const struct engine_right *following = NULL;
+    if (find_place(plan, unit->phase, unit->next, &after))
+        following = &plan->stages[after.part].projection->rights[after.first];
+    for (int64_t i = at.first; i < at.end; i++)
+        run_block(&b, i, i + 1 < at.end ? &p->rights[i + 1] : following, tile, scratch);
 }
