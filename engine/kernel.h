@@ -29,7 +29,8 @@ struct engine_right {
     void *data;
     int64_t depth, columns;
     size_t plane;
-    bool transposed; /* made by right_write_columns: some kernels keep it so */
+    bool transposed;   /* made by right_write_columns: some kernels keep it so */
+    const float *bias; /* where kernels take it: a value for each column, NULL for zeros */
 };
 
 struct engine_kernel {
@@ -67,12 +68,14 @@ struct engine_kernel {
 
     /* c[i][j] = sum over k < depth of L[row0 + i][k] * R[k][column0 + j], for i < rows,
      * j < columns; c is float32 with c_stride elements a row. column0 is a multiple of 64 (or 0).
-     * With "add", c += instead of c =. depth may be less than the operands' (dead keys: the
+     * With "add", c += instead of c =. A kernel that takes_bias begins its sums (those without
+     * "add") with R's bias. depth may be less than the operands' (dead keys: the
      * rest of R is not read), then a multiple of 2.
      * next, if not NULL, is memory the caller will need soon (the following weight block):
      * next_bytes of it may be prefetched to L2 meanwhile.
      * scratch: scratch_bytes of the calling thread's, 64-byte aligned. */
     size_t scratch_bytes;
+    bool takes_bias;
     void (*multiply)(const struct engine_left *left, int64_t row0, int64_t rows,
                      const struct engine_right *right, int64_t column0, int64_t columns,
                      int64_t depth, float *c, int64_t c_stride, bool add, const void *next,

@@ -8,6 +8,12 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* Of a tile. Rows of whole kilobytes would share a few sets of L1: one line more. */
+static int64_t tile_stride(int64_t columns)
+{
+    return columns % 128 == 0 ? columns + 16 : columns;
+}
+
 size_t engine_projection_scratch_bytes(const struct engine_plan *plan)
 {
     size_t tile = 0, gathered = 0;
@@ -16,7 +22,7 @@ size_t engine_projection_scratch_bytes(const struct engine_plan *plan)
         if (s->units == 0)
             continue;
         size_t bytes = sizeof(float) * (size_t)(s->block_rows * s->block_groups) *
-                       (size_t)(s->projection->block_heads * s->projection->width);
+                       (size_t)tile_stride(s->projection->block_heads * s->projection->width);
         tile = bytes > tile ? bytes : tile;
     }
     for (int i = 0; i < 3; i++) {
@@ -168,17 +174,21 @@ static void run_block(struct block *b, int64_t index, float *tile, void *scratch
     b->head0 = index * p->block_heads;
     b->heads = least(p->block_heads, p->heads - b->head0);
     b->tile = tile;
-    b->stride = b->heads * p->width;
+    b->stride = tile_stride(b->heads * p->width);
     if (direct) {
         b->stride = p->heads;
         b->tile = (float *)plan->facts.outputs[ENGINE_ATTENTION_OUTPUT].data + b->row0 * b->stride +
                   b->head0;
     }
-    if (p->bias != NULL)
+    struct engine_right right = p->rights[index];
+    bool add = p->bias != NULL && !plan->kernel->takes_bias;
+    if (add)
         lay_bias(b);
-    plan->kernel->multiply(left, b->row0, b->rows, &p->rights[index], 0, b->heads * p->width,
-                           p->depth, b->tile, b->stride, p->bias != NULL, next,
-                           next != NULL ? p->block_bytes : 0, scratch);
+    else if (p->bias != NULL)
+        right.bias = p->bias + b->head0 * p->width;
+    plan->kernel->multiply(left, b->row0, b->rows, &right, 0, b->heads * p->width, p->depth,
+                           b->tile, b->stride, add, next, next != NULL ? p->block_bytes : 0,
+                           scratch);
     for (int64_t i = 0; i < b->rows && plan->rounds; i++)
         engine_plan_round(plan, b->tile + i * b->stride, b->heads * p->width);
     if (b->part != ENGINE_MODEL_OUTPUT)
@@ -208,7 +218,7 @@ void engine_projection_unit(const struct engine_plan *plan, enum engine_plan_pha
     struct block b = {.plan = plan, .stage = s, .part = (enum engine_model_part)part};
     const struct engine_model_projection *p = s->projection;
     size_t bytes = sizeof(float) * (size_t)(s->block_rows * s->block_groups) *
-                   (size_t)(p->block_heads * p->width);
+                   (size_t)tile_stride(p->block_heads * p->width);
     float *tile = engine_arena_alloc(arena, bytes);
     void *scratch = engine_arena_alloc(arena, plan->kernel->scratch_bytes);
     if (arena->overflowed)
