@@ -191,6 +191,18 @@ static void drop(const struct unit *u)
                              u->tile + i * u->stride, (size_t)u->live);
 }
 
+static void scale_context(const struct unit *u)
+{
+    int64_t width = u->plan->geometry.value_dim;
+    if (u->plan->kernel->scale != NULL) {
+        u->plan->kernel->scale(u->context, width, u->rows, width, u->factors);
+        return;
+    }
+    for (int64_t i = 0; i < u->rows; i++)
+        for (int64_t j = 0; j < width; j++)
+            u->context[i * width + j] *= u->factors[i];
+}
+
 static void multiply_values(struct unit *u)
 {
     const struct engine_plan *plan = u->plan;
@@ -209,9 +221,8 @@ static void multiply_values(struct unit *u)
     }
     plan->kernel->multiply(&weights, 0, u->rows, &values, 0, g->value_dim, u->live, u->context,
                            g->value_dim, false, NULL, 0, u->scratch);
-    for (int64_t i = 0; i < u->rows && u->deferred; i++)
-        for (int64_t j = 0; j < g->value_dim; j++)
-            u->context[i * g->value_dim + j] *= u->factors[i];
+    if (u->deferred)
+        scale_context(u);
     engine_plan_round(plan, u->context, u->rows * g->value_dim);
     plan->kernel->left_write(&plan->context, u->outer * g->queries + u->query0, u->rows,
                              head * g->value_dim, g->value_dim, u->context, g->value_dim);

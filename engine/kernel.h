@@ -86,6 +86,9 @@ struct engine_kernel {
      * value of the result as float bits (their order is that of the values, NaN the greatest). */
     uint32_t (*finish)(float *tile, int64_t stride, int64_t rows, int64_t columns,
                        const float *bias);
+
+    /* Optional, as above. Multiplies row i of a tile by factors[i]. */
+    void (*scale)(float *tile, int64_t stride, int64_t rows, int64_t columns, const float *factors);
 };
 
 /* The kernels; NULL where the processor (or oneDNN) cannot. Ask after engine_cpu was read.

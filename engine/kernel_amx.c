@@ -124,8 +124,9 @@ static void left_write(const struct engine_left *left, int64_t row0, int64_t row
     for (int64_t i = 0; i < rows; i++) {
         uint16_t *to = (uint16_t *)left->data + (row0 + i) * left->stride + column0;
         write_left_row(to, left->plane, tile + i * tile_stride, columns);
-        memset(to + columns, 0, tail);
-        if (left->plane != 0)
+        if (tail != 0)
+            memset(to + columns, 0, tail);
+        if (left->plane != 0 && tail != 0)
             memset((char *)(to + columns) + left->plane, 0, tail);
     }
 }
@@ -636,6 +637,7 @@ const struct engine_kernel *engine_kernel_amx_bf16(void)
         .scratch_bytes = sizeof(struct scratch),
         .multiply = multiply,
         .finish = engine_kernel_vectors_finish,
+        .scale = engine_kernel_vectors_scale,
     };
     return engine_cpu()->amx ? &kernel : NULL;
 }
@@ -655,6 +657,7 @@ const struct engine_kernel *engine_kernel_amx_x3(void)
         .scratch_bytes = sizeof(struct scratch),
         .multiply = multiply,
         .finish = engine_kernel_vectors_finish,
+        .scale = engine_kernel_vectors_scale,
     };
     return engine_cpu()->amx ? &kernel : NULL;
 }

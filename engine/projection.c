@@ -41,6 +41,11 @@ void engine_projection_gather(const struct engine_plan *plan, const struct engin
     int64_t width = input->width, row0 = unit * ENGINE_PLAN_GATHER_ROWS;
     int64_t rows = least(ENGINE_PLAN_GATHER_ROWS, input->rows - row0);
     size_t element = engine_tensor_element_bytes(input->source.dtype);
+    if (input->map->identity && input->source.dtype == ENGINE_F32 && !plan->rounds) {
+        const float *source = (const float *)input->source.data + row0 * width;
+        plan->kernel->left_write(&input->left, row0, rows, 0, width, source, width);
+        return;
+    }
     float *tile = engine_arena_alloc(arena, sizeof(float) * (size_t)(rows * width));
     if (tile == NULL)
         return;
