@@ -34,8 +34,10 @@ struct unit {
     const struct engine_plan *plan;
     int64_t outer, index, query0, rows, keys, live;
     bool is_new, deferred;
-    float *tile; /* rows x keys */
+    bool returned; /* its scores are part of the answer, and not there yet */
+    float *tile;   /* rows x keys */
     int64_t stride;
+    struct engine_left weights; /* data NULL: still to be made of the tile */
     float *context, *factors;
     void *scratch, *emit_scratch;
     struct engine_arena *arena;
@@ -112,6 +114,53 @@ static void multiply_keys(struct unit *u)
                            u->tile, u->stride, false, NULL, 0, u->scratch);
 }
 
+static void clear_dead_keys(const struct unit *u, float *scores, int64_t stride, int64_t from)
+{
+    for (int64_t i = 0; i < u->rows && from < u->keys; i++)
+        memset(scores + i * stride + from, 0, (size_t)(u->keys - from) * sizeof(float));
+}
+
+static bool drops(const struct engine_plan *plan)
+{
+    return plan->call.training && plan->model->config.dropout > 0;
+}
+
+static bool has_direct_softmax(const struct unit *u)
+{
+    const struct engine_plan *plan = u->plan;
+    return plan->kernel->softmax != NULL && !plan->geometry.several_axes &&
+           plan->model->config.policy == ENGINE_POLICY_FLOAT32 && !drops(plan);
+}
+
+/* The kernel's own: weights are left operands at once, scores are put where they are streamed to.
+ */
+static void softmax_direct(struct unit *u, const struct engine_softmax_rows *rows)
+{
+    const struct engine_plan *plan = u->plan;
+    struct engine_softmax_results results = {0};
+    if (plan->wants_output) {
+        size_t bytes = plan->kernel->left_init(&u->weights, u->rows, u->live);
+        u->weights.data = engine_arena_alloc(u->arena, bytes);
+        if (u->weights.data == NULL)
+            return;
+        results.left = u->weights.data;
+        results.left_stride = u->weights.stride;
+    }
+    if (u->returned && !u->deferred) {
+        results.streamed = plan->scores_streamed;
+        results.scores =
+            results.streamed ? engine_emit_place(plan, u->outer, u->index, u->query0) : u->tile;
+        results.scores_stride = results.streamed ? u->keys : u->stride;
+    }
+    plan->kernel->softmax(rows, &results);
+    if (results.scores == NULL)
+        return;
+    int64_t dead = results.streamed ? (u->live + 15) / 16 * 16 : u->live;
+    clear_dead_keys(u, results.scores, results.scores_stride, dead);
+    if (results.streamed)
+        u->returned = false;
+}
+
 static void softmax(struct unit *u)
 {
     const struct engine_plan *plan = u->plan;
@@ -138,9 +187,13 @@ static void softmax(struct unit *u)
         rows.adder = adder_row(u);
         rows.adder_stride = plan->mask.query_stride;
     }
+    if (has_direct_softmax(u)) {
+        softmax_direct(u, &rows);
+        return;
+    }
     plan->engine->softmax(&rows);
-    for (int64_t i = 0; i < u->rows && plan->wants_scores && u->live < u->keys; i++)
-        memset(u->tile + i * u->stride + u->live, 0, (size_t)(u->keys - u->live) * sizeof(float));
+    if (plan->wants_scores)
+        clear_dead_keys(u, u->tile, u->stride, u->live);
 }
 
 static void compute_scores(struct unit *u)
@@ -183,7 +236,7 @@ static void drop(const struct unit *u)
 {
     const struct engine_plan *plan = u->plan;
     double rate = plan->model->config.dropout;
-    if (!plan->call.training || rate <= 0)
+    if (!drops(plan))
         return;
     int64_t row = (u->outer * plan->geometry.heads + u->index) * plan->geometry.queries + u->query0;
     for (int64_t i = 0; i < u->rows; i++)
@@ -212,7 +265,9 @@ static void multiply_values(struct unit *u)
     values.data = engine_plan_at(plan, plan->values.offset + (size_t)(u->outer * g->heads + head) *
                                                                  plan->values.bytes);
     struct engine_left weights = {.data = u->tile, .depth = u->keys, .stride = u->stride};
-    if (!plan->kernel->left_is_plain) {
+    if (u->weights.data != NULL) {
+        weights = u->weights;
+    } else if (!plan->kernel->left_is_plain) {
         size_t bytes = plan->kernel->left_init(&weights, u->rows, u->live);
         weights.data = engine_arena_alloc(u->arena, bytes);
         if (weights.data == NULL)
@@ -232,10 +287,11 @@ void engine_attention_unit(const struct engine_plan *plan, int64_t unit, struct 
 {
     struct unit u = {.plan = plan, .arena = arena};
     find(&u, unit);
-    bool returned = plan->wants_scores && engine_emit_wants_head(plan, u.index);
-    if ((!returned && !plan->wants_output) || !alloc(&u))
+    u.returned = plan->wants_scores && engine_emit_wants_head(plan, u.index);
+    if ((!u.returned && !plan->wants_output) || !alloc(&u))
         return;
-    if (plan->scores_in_place && u.is_new) {
+    bool in_place = plan->scores_in_place && u.is_new;
+    if (in_place) {
         u.tile = engine_emit_place(plan, u.outer, u.index, u.query0);
         u.stride = u.keys;
     }
@@ -243,7 +299,7 @@ void engine_attention_unit(const struct engine_plan *plan, int64_t unit, struct 
         compute_scores(&u);
     else
         take_scores(&u);
-    if (returned && !(plan->scores_in_place && u.is_new)) {
+    if (u.returned && !in_place) {
         const struct engine_emit_rows rows = {u.outer, u.index, u.query0, u.rows, u.tile, u.stride};
         engine_emit(plan, &rows, u.emit_scratch);
     }

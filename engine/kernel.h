@@ -16,6 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/softmax.h"
+
 /* rows x depth. */
 struct engine_left {
     void *data;
@@ -89,6 +91,11 @@ struct engine_kernel {
 
     /* Optional, as above. Multiplies row i of a tile by factors[i]. */
     void (*scale)(float *tile, int64_t stride, int64_t rows, int64_t columns, const float *factors);
+
+    /* Optional: the softmax of one axis under the float32 policy, written as this kernel's left
+     * operand (rows of left_init's stride) and as scores at once. */
+    void (*softmax)(const struct engine_softmax_rows *rows,
+                    const struct engine_softmax_results *results);
 };
 
 /* The kernels; NULL where the processor (or oneDNN) cannot. Ask after engine_cpu was read.

@@ -638,6 +638,7 @@ const struct engine_kernel *engine_kernel_amx_bf16(void)
         .multiply = multiply,
         .finish = engine_kernel_vectors_finish,
         .scale = engine_kernel_vectors_scale,
+        .softmax = engine_softmax_amx_rows,
     };
     return engine_cpu()->amx ? &kernel : NULL;
 }
