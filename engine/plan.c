@@ -1,7 +1,6 @@
 /* plan.c - see plan.h. */
 #include "engine/plan.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -437,9 +436,11 @@ enum engine_code engine_plan_create(struct engine *engine, struct engine_model *
                                     const struct engine_call *call, struct engine_plan **ret,
                                     struct engine_error *err)
 {
-    struct engine_plan *plan = calloc(1, sizeof *plan);
-    if (plan == NULL)
-        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for a plan");
+    struct engine_buffer memory;
+    ENGINE_TRY(engine_buffers_take(&engine->buffers, sizeof(struct engine_plan), &memory, err));
+    struct engine_plan *plan = memory.data;
+    memset(plan, 0, sizeof *plan);
+    plan->memory = memory;
     engine_model_retain(model);
     plan->engine = engine;
     plan->model = model;
@@ -461,7 +462,8 @@ void engine_plan_destroy(struct engine_plan *plan)
     if (plan == NULL)
         return;
     engine_model_release(plan->model);
-    free(plan);
+    struct engine_buffer memory = plan->memory; /* which the plan lies in */
+    engine_buffers_give(&plan->engine->buffers, &memory);
 }
 
 const struct engine_plan_facts *engine_plan_facts(const struct engine_plan *plan)

@@ -86,7 +86,7 @@ struct engine_plan {
     int64_t attend_blocks; /* blocks of queries of one head in a unit: several if they are small */
     int64_t score_heads, score_rows, score_keys; /* of the scores returned */
 
-    struct engine_buffer workspace;
+    struct engine_buffer workspace, memory; /* of the call's numbers; of this plan */
 };
 
 enum { ENGINE_PLAN_MASK_ROWS = 64, ENGINE_PLAN_GATHER_ROWS = 64 };
