@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/cpu.h"
 #include "engine/engine.h"
 #include "tests/bench/bench_ceilings.h"
 #include "tests/bench/bench_plot.h"
@@ -37,7 +38,7 @@ struct options {
     bool skip[VARIANTS];
     int batch[MAX_LIST], tokens[MAX_LIST], cases;
     int threads[MAX_LIST], thread_counts;
-    const char *csv, *svg;
+    FILE *csv, *svg;
 };
 
 struct results {
@@ -232,6 +233,9 @@ static void measure_all(const struct options *options, int threads, struct resul
         bench_turn_fail("%s", err.message);
     if (!options->lines || options->csv != NULL || options->svg != NULL)
         b.ceilings = bench_ceilings_open(threads);
+    if (b.ceilings != NULL && threads > engine_cpu()->threads)
+        fprintf(stderr, "bench: %d threads on %d processor(s): their ceilings read too high\n",
+                threads, engine_cpu()->threads);
     memcpy(b.skip, options->skip, sizeof b.skip);
     skip_what_lacks(&b);
     for (int i = 0; i < 3; i++)
@@ -244,19 +248,25 @@ static void measure_all(const struct options *options, int threads, struct resul
     engine_close(b.engine);
 }
 
-static void write_file(const char *path,
-                       void (*write)(FILE *file, const struct bench_point *points, int count),
-                       const struct results *results)
+/* Before anything is measured: a wrong path is said at once. */
+static FILE *open_file(const char *path)
 {
-    if (path == NULL || results->count == 0)
-        return;
     FILE *file = fopen(path, "w");
     if (file == NULL)
         bench_turn_fail("file \"%s\" cannot be written", path);
+    return file;
+}
+
+static void write_file(FILE *file,
+                       void (*write)(FILE *file, const struct bench_point *points, int count),
+                       const struct results *results)
+{
+    if (file == NULL)
+        return;
     write(file, results->points, results->count);
     bool failed = ferror(file) != 0;
     if (fclose(file) != 0 || failed)
-        bench_turn_fail("file \"%s\" cannot be written", path);
+        bench_turn_fail("%s", "a file cannot be written to its end");
 }
 
 /* ---- options --------------------------------------------------------------------------------- */
@@ -352,9 +362,9 @@ static void read_options(int argc, char **argv, struct options *ret)
         else if (strcmp(argv[i], "--variants") == 0 && has_value)
             read_variants(argv[++i], ret);
         else if (strcmp(argv[i], "--csv") == 0 && has_value)
-            ret->csv = argv[++i];
+            ret->csv = open_file(argv[++i]);
         else if (strcmp(argv[i], "--svg") == 0 && has_value)
-            ret->svg = argv[++i];
+            ret->svg = open_file(argv[++i]);
         else
             bench_turn_fail("option \"%s\" is unknown or lacks its value; see --help", argv[i]);
     }

@@ -28,8 +28,9 @@ struct bench_ceilings;
 struct bench_ceilings *bench_ceilings_open(int threads);
 void bench_ceilings_close(struct bench_ceilings *ceilings);
 
-/* One turn of all threads at once: the sum of their rates, by the median of each one's calls. 0
- * where the machine has no such instructions. */
+/* One turn of all threads at once: the sum of their rates, by the median of each one's calls, so
+ * threads need a processor each: two that take turns on one count twice. 0 where the machine has
+ * no such instructions. */
 double bench_ceilings_turn(struct bench_ceilings *ceilings, enum bench_ceiling which);
 
 /* GB/s of reading the same bytes again and again, each thread its share: what a call that moves so

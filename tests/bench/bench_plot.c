@@ -6,7 +6,7 @@
 
 #include "tests/bench/bench_turn.h"
 
-enum { PANEL_WIDTH = 760, PANEL_HEIGHT = 470, LEFT = 60, TOP = 40, RIGHT = 150, BOTTOM = 50 };
+enum { PANEL_WIDTH = 760, PANEL_HEIGHT = 470, LEFT = 60, TOP = 40, RIGHT = 110, BOTTOM = 50 };
 
 struct panel {
     FILE *file;
@@ -97,8 +97,9 @@ static void draw_roofs(const struct panel *p)
         highest = fmax(highest, p->roofs[c]);
         fprintf(p->file, "<path d=\"M%d %.1fH%.1f\" stroke=\"#333\"%s/>", LEFT,
                 y_of(p, p->roofs[c]), right, dashed ? " stroke-dasharray=\"5 4\"" : "");
-        fprintf(p->file, "<text x=\"%.1f\" y=\"%.1f\">%s %.0f</text>\n", right + 6,
-                y_of(p, p->roofs[c]) + 4, bench_ceilings_names[c], p->roofs[c]);
+        fprintf(p->file, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\">%s %.0f</text>\n",
+                dashed ? right - 4 : right + 6, y_of(p, p->roofs[c]) + (dashed ? -3 : 4),
+                dashed ? "end" : "start", bench_ceilings_names[c], p->roofs[c]);
     }
     double read = p->roofs[BENCH_MEMORY_READ];
     double from = fmax(pow(10, p->low[0]), pow(10, p->low[1]) / read);
@@ -143,16 +144,14 @@ static void draw_legend(const struct panel *p)
 {
     static const enum engine_precision precisions[] = {ENGINE_PRECISION_F32, ENGINE_PRECISION_X3,
                                                        ENGINE_PRECISION_BF16};
-    double x = PANEL_WIDTH - RIGHT + 12, y = p->y + PANEL_HEIGHT - BOTTOM - 70;
-    for (int i = 0; i < 3; i++, y += 16)
+    double x = LEFT + 16, y = p->y + 20;
+    for (int i = 0; i < 3; i++, x += 50)
         fprintf(p->file,
                 "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4.5\" fill=\"%s\"/>"
                 "<text x=\"%.1f\" y=\"%.1f\">%s</text>\n",
-                x, y, color(precisions[i]), x + 10, y + 4, engine_precision_name(precisions[i]));
-    fprintf(p->file,
-            "<text x=\"%.1f\" y=\"%.1f\">hollow: scores</text>"
-            "<text x=\"%.1f\" y=\"%.1f\">small: heads reused</text>\n",
-            x - 5, y + 4, x - 5, y + 20);
+                x, y, color(precisions[i]), x + 8, y + 4, engine_precision_name(precisions[i]));
+    fprintf(p->file, "<text x=\"%.1f\" y=\"%.1f\">hollow: scores; small: heads reused</text>\n", x,
+            y + 4);
 }
 
 static void draw_panel(struct panel *p)

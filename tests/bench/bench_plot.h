@@ -7,7 +7,7 @@
 
 #include "tests/bench/bench_roofline.h"
 
-/* Points of one count of threads lie together; count >= 1. The roofs are the medians over them. */
+/* Points of one count of threads lie together. The roofs are the medians over them. */
 void bench_plot_write(FILE *file, const struct bench_point *points, int count);
 
 #endif
