@@ -23,8 +23,8 @@ extern const char *const bench_ceilings_names[BENCH_CEILINGS]; /* "sgemm" ... */
 
 struct bench_ceilings;
 
-/* Takes 256 MB, or twice the last cache if that is more, 1 GB at most. Call before oneDNN is used
- * by other threads. Ends the program when something is lacking. */
+/* Takes 256 MB, or twice the last cache if that is more, 1 GB at most. Ends the program when
+ * something is lacking. */
 struct bench_ceilings *bench_ceilings_open(int threads);
 void bench_ceilings_close(struct bench_ceilings *ceilings);
 
