@@ -10,12 +10,18 @@
 /* Logits below this cannot bring a key with an adder of -1e9 back above exp's underflow. */
 #define SAFE_LOGIT 1e7f
 
+/* Of a tile in scratch. Rows of whole kilobytes would share a few sets of L1: one line more. */
+static int64_t tile_stride(int64_t keys)
+{
+    return keys % 128 == 0 ? keys + 16 : keys;
+}
+
 size_t engine_attention_scratch_bytes(const struct engine_plan *plan)
 {
     const struct engine_geometry *g = &plan->geometry;
     struct engine_left left = {0};
     size_t rows = (size_t)plan->tile_rows;
-    return engine_arena_bytes(rows * (size_t)g->keys * sizeof(float)) +
+    return engine_arena_bytes(rows * (size_t)tile_stride(g->keys) * sizeof(float)) +
            engine_arena_bytes(rows * (size_t)g->value_dim * sizeof(float)) +
            engine_arena_bytes(rows * sizeof(float)) +
            engine_arena_bytes(plan->kernel->left_init(&left, plan->tile_rows, g->keys)) +
@@ -28,7 +34,10 @@ struct unit {
     const struct engine_plan *plan;
     int64_t outer, index, query0, rows, keys, live;
     bool is_new, deferred;
-    float *tile; /* rows x keys */
+    bool returned; /* its scores are part of the answer, and not there yet */
+    float *tile;   /* rows x keys */
+    int64_t stride;
+    struct engine_left weights; /* data NULL: still to be made of the tile */
     float *context, *factors;
     void *scratch, *emit_scratch;
     struct engine_arena *arena;
@@ -38,7 +47,8 @@ static bool alloc(struct unit *u)
 {
     const struct engine_geometry *g = &u->plan->geometry;
     size_t rows = (size_t)u->plan->tile_rows;
-    u->tile = engine_arena_alloc(u->arena, rows * (size_t)g->keys * sizeof(float));
+    u->stride = tile_stride(g->keys);
+    u->tile = engine_arena_alloc(u->arena, rows * (size_t)u->stride * sizeof(float));
     u->context = engine_arena_alloc(u->arena, rows * (size_t)g->value_dim * sizeof(float));
     u->factors = engine_arena_alloc(u->arena, rows * sizeof(float));
     u->scratch = engine_arena_alloc(u->arena, u->plan->kernel->scratch_bytes);
@@ -101,7 +111,54 @@ static void multiply_keys(struct unit *u)
     queries.data = engine_plan_at(plan, plan->queries.offset + head * plan->queries.bytes);
     keys.data = engine_plan_at(plan, plan->keys.offset + head * plan->keys.bytes);
     plan->kernel->multiply(&queries, u->query0, u->rows, &keys, 0, u->live, plan->geometry.key_dim,
-                           u->tile, u->keys, false, NULL, 0, u->scratch);
+                           u->tile, u->stride, false, NULL, 0, u->scratch);
+}
+
+static void clear_dead_keys(const struct unit *u, float *scores, int64_t stride, int64_t from)
+{
+    for (int64_t i = 0; i < u->rows && from < u->keys; i++)
+        memset(scores + i * stride + from, 0, (size_t)(u->keys - from) * sizeof(float));
+}
+
+static bool drops(const struct engine_plan *plan)
+{
+    return plan->call.training && plan->model->config.dropout > 0;
+}
+
+static bool has_direct_softmax(const struct unit *u)
+{
+    const struct engine_plan *plan = u->plan;
+    return plan->kernel->softmax != NULL && !plan->geometry.several_axes &&
+           plan->model->config.policy == ENGINE_POLICY_FLOAT32 && !drops(plan);
+}
+
+/* The kernel's own: weights are left operands at once, scores are put where they are streamed to.
+ */
+static void softmax_direct(struct unit *u, const struct engine_softmax_rows *rows)
+{
+    const struct engine_plan *plan = u->plan;
+    struct engine_softmax_results results = {0};
+    if (plan->wants_output) {
+        size_t bytes = plan->kernel->left_init(&u->weights, u->rows, u->live);
+        u->weights.data = engine_arena_alloc(u->arena, bytes);
+        if (u->weights.data == NULL)
+            return;
+        results.left = u->weights.data;
+        results.left_stride = u->weights.stride;
+    }
+    if (u->returned && !u->deferred) {
+        results.streamed = plan->scores_streamed;
+        results.scores =
+            results.streamed ? engine_emit_place(plan, u->outer, u->index, u->query0) : u->tile;
+        results.scores_stride = results.streamed ? u->keys : u->stride;
+    }
+    plan->kernel->softmax(rows, &results);
+    if (results.scores == NULL)
+        return;
+    int64_t dead = results.streamed ? (u->live + 15) / 16 * 16 : u->live;
+    clear_dead_keys(u, results.scores, results.scores_stride, dead);
+    if (results.streamed)
+        u->returned = false;
 }
 
 static void softmax(struct unit *u)
@@ -113,7 +170,7 @@ static void softmax(struct unit *u)
                   config->policy == ENGINE_POLICY_FLOAT32;
     struct engine_softmax_rows rows = {
         .tile = u->tile,
-        .stride = u->keys,
+        .stride = u->stride,
         .rows = u->rows,
         .keys = u->live,
         .query0 = u->query0,
@@ -130,9 +187,13 @@ static void softmax(struct unit *u)
         rows.adder = adder_row(u);
         rows.adder_stride = plan->mask.query_stride;
     }
+    if (has_direct_softmax(u)) {
+        softmax_direct(u, &rows);
+        return;
+    }
     plan->engine->softmax(&rows);
-    for (int64_t i = 0; i < u->rows && plan->wants_scores && u->live < u->keys; i++)
-        memset(u->tile + i * u->keys + u->live, 0, (size_t)(u->keys - u->live) * sizeof(float));
+    if (plan->wants_scores)
+        clear_dead_keys(u, u->tile, u->stride, u->live);
 }
 
 static void compute_scores(struct unit *u)
@@ -160,8 +221,10 @@ static void take_scores(struct unit *u)
     bool is_f32 = given->dtype == ENGINE_F32;
     if (is_f32 && !plan->call.training && plan->model->config.policy == ENGINE_POLICY_FLOAT32) {
         u->tile = (float *)(void *)(uintptr_t)from; /* only read from here on */
+        u->stride = u->keys;
         return;
     }
+    u->stride = u->keys;
     engine_tensor_to_f32(given->dtype, from, u->tile, (size_t)(u->rows * u->keys));
     engine_plan_round(plan, u->tile, u->rows * u->keys);
 }
@@ -173,12 +236,24 @@ static void drop(const struct unit *u)
 {
     const struct engine_plan *plan = u->plan;
     double rate = plan->model->config.dropout;
-    if (!plan->call.training || rate <= 0)
+    if (!drops(plan))
         return;
     int64_t row = (u->outer * plan->geometry.heads + u->index) * plan->geometry.queries + u->query0;
     for (int64_t i = 0; i < u->rows; i++)
         engine_dropout_apply(plan->call.seed, rate, (uint64_t)((row + i) * u->keys),
-                             u->tile + i * u->keys, (size_t)u->live);
+                             u->tile + i * u->stride, (size_t)u->live);
+}
+
+static void scale_context(const struct unit *u)
+{
+    int64_t width = u->plan->geometry.value_dim;
+    if (u->plan->kernel->scale != NULL) {
+        u->plan->kernel->scale(u->context, width, u->rows, width, u->factors);
+        return;
+    }
+    for (int64_t i = 0; i < u->rows; i++)
+        for (int64_t j = 0; j < width; j++)
+            u->context[i * width + j] *= u->factors[i];
 }
 
 static void multiply_values(struct unit *u)
@@ -189,19 +264,20 @@ static void multiply_values(struct unit *u)
     struct engine_right values = plan->value_right;
     values.data = engine_plan_at(plan, plan->values.offset + (size_t)(u->outer * g->heads + head) *
                                                                  plan->values.bytes);
-    struct engine_left weights = {.data = u->tile, .depth = u->keys, .stride = u->keys};
-    if (!plan->kernel->left_is_plain) {
+    struct engine_left weights = {.data = u->tile, .depth = u->keys, .stride = u->stride};
+    if (u->weights.data != NULL) {
+        weights = u->weights;
+    } else if (!plan->kernel->left_is_plain) {
         size_t bytes = plan->kernel->left_init(&weights, u->rows, u->live);
         weights.data = engine_arena_alloc(u->arena, bytes);
         if (weights.data == NULL)
             return;
-        plan->kernel->left_write(&weights, 0, u->rows, 0, u->live, u->tile, u->keys);
+        plan->kernel->left_write(&weights, 0, u->rows, 0, u->live, u->tile, u->stride);
     }
     plan->kernel->multiply(&weights, 0, u->rows, &values, 0, g->value_dim, u->live, u->context,
                            g->value_dim, false, NULL, 0, u->scratch);
-    for (int64_t i = 0; i < u->rows && u->deferred; i++)
-        for (int64_t j = 0; j < g->value_dim; j++)
-            u->context[i * g->value_dim + j] *= u->factors[i];
+    if (u->deferred)
+        scale_context(u);
     engine_plan_round(plan, u->context, u->rows * g->value_dim);
     plan->kernel->left_write(&plan->context, u->outer * g->queries + u->query0, u->rows,
                              head * g->value_dim, g->value_dim, u->context, g->value_dim);
@@ -211,17 +287,20 @@ static void attend(const struct engine_plan *plan, int64_t unit, struct engine_a
 {
     struct unit u = {.plan = plan, .arena = arena};
     find(&u, unit);
-    bool returned = plan->wants_scores && engine_emit_wants_head(plan, u.index);
-    if ((!returned && !plan->wants_output) || !alloc(&u))
+    u.returned = plan->wants_scores && engine_emit_wants_head(plan, u.index);
+    if ((!u.returned && !plan->wants_output) || !alloc(&u))
         return;
-    if (plan->scores_in_place && u.is_new)
+    bool in_place = plan->scores_in_place && u.is_new;
+    if (in_place) {
         u.tile = engine_emit_place(plan, u.outer, u.index, u.query0);
+        u.stride = u.keys;
+    }
     if (u.is_new)
         compute_scores(&u);
     else
         take_scores(&u);
-    if (returned && !(plan->scores_in_place && u.is_new)) {
-        const struct engine_emit_rows rows = {u.outer, u.index, u.query0, u.rows, u.tile};
+    if (u.returned && !in_place) {
+        const struct engine_emit_rows rows = {u.outer, u.index, u.query0, u.rows, u.tile, u.stride};
         engine_emit(plan, &rows, u.emit_scratch);
     }
     if (!plan->wants_output)

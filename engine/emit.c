@@ -83,11 +83,10 @@ static void write_selected_rows(const struct engine_plan *plan, const struct eng
 {
     const struct engine_selection *chosen = &plan->call.query_rows;
     int64_t base = (rows->outer * plan->score_heads + head_at) * plan->score_rows;
-    int64_t keys = plan->geometry.keys;
     for (int64_t i = 0; i < plan->score_rows; i++) {
         int64_t query = chosen->count > 0 ? chosen->indices[i] : i;
         if (query >= rows->query0 && query < rows->query0 + rows->rows)
-            write_row(plan, base + i, rows->tile + (query - rows->query0) * keys, scratch);
+            write_row(plan, base + i, rows->tile + (query - rows->query0) * rows->stride, scratch);
     }
 }
 
@@ -95,8 +94,10 @@ void engine_emit(const struct engine_plan *plan, const struct engine_emit_rows *
 {
     const struct engine_selection *heads = &plan->call.heads;
     if (plan->scores_streamed) {
-        stream(engine_emit_place(plan, rows->outer, rows->head, rows->query0), rows->tile,
-               rows->rows * plan->geometry.keys);
+        int64_t keys = plan->geometry.keys;
+        float *to = engine_emit_place(plan, rows->outer, rows->head, rows->query0);
+        for (int64_t i = 0; i < rows->rows; i++)
+            stream(to + i * keys, rows->tile + i * rows->stride, keys);
         _mm_sfence(); /* before another thread is told that the unit has ended */
         return;
     }

@@ -8,10 +8,11 @@
 
 #include "engine/plan.h"
 
-/* rows x keys of one head (numbered as returned, before selection), dense. */
+/* rows x keys of one head (numbered as returned, before selection). */
 struct engine_emit_rows {
     int64_t outer, head, query0, rows;
     const float *tile;
+    int64_t stride; /* elements between rows */
 };
 
 size_t engine_emit_scratch_bytes(const struct engine_plan *plan);

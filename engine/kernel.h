@@ -16,6 +16,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/softmax.h"
+
 /* rows x depth. */
 struct engine_left {
     void *data;
@@ -31,8 +33,9 @@ struct engine_right {
     int64_t depth, columns;
     int planes;
     size_t plane;
-    size_t bytes;    /* of data; set by who owns the memory */
-    bool transposed; /* made by right_write_columns: some kernels keep it so */
+    size_t bytes;      /* of data; set by who owns the memory */
+    bool transposed;   /* made by right_write_columns: some kernels keep it so */
+    const float *bias; /* where kernels take it: a value for each column, NULL for zeros */
 };
 
 struct engine_kernel {
@@ -70,12 +73,14 @@ struct engine_kernel {
 
     /* c[i][j] = sum over k < depth of L[row0 + i][k] * R[k][column0 + j], for i < rows,
      * j < columns; c is float32 with c_stride elements a row. column0 is a multiple of 64 (or 0).
-     * With "add", c += instead of c =. depth may be less than the operands' (dead keys: the
+     * With "add", c += instead of c =. A kernel that takes_bias begins its sums (those without
+     * "add") with R's bias. depth may be less than the operands' (dead keys: the
      * rest of R is not read), then a multiple of 2.
      * next, if not NULL, is memory the caller will need soon (the following weight block):
      * next_bytes of it may be prefetched to L2 meanwhile.
      * scratch: scratch_bytes of the calling thread's, 64-byte aligned. */
     size_t scratch_bytes;
+    bool takes_bias;
     void (*multiply)(const struct engine_left *left, int64_t row0, int64_t rows,
                      const struct engine_right *right, int64_t column0, int64_t columns,
                      int64_t depth, float *c, int64_t c_stride, bool add, const void *next,
@@ -86,6 +91,14 @@ struct engine_kernel {
      * value of the result as float bits (their order is that of the values, NaN the greatest). */
     uint32_t (*finish)(float *tile, int64_t stride, int64_t rows, int64_t columns,
                        const float *bias);
+
+    /* Optional, as above. Multiplies row i of a tile by factors[i]. */
+    void (*scale)(float *tile, int64_t stride, int64_t rows, int64_t columns, const float *factors);
+
+    /* Optional: the softmax of one axis under the float32 policy, written as this kernel's left
+     * operand (rows of left_init's stride) and as scores at once. */
+    void (*softmax)(const struct engine_softmax_rows *rows,
+                    const struct engine_softmax_results *results);
 };
 
 /* The kernels; NULL where the processor (or oneDNN) cannot. Ask after engine_cpu was read.

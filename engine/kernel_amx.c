@@ -360,9 +360,9 @@ static inline void barrier(void)
     __asm__ volatile("" ::: "memory");
 }
 
-/* What is to be prefetched during one block of C: "bytes" at each step of depth. With few rows,
- * where memory is the limit, every other line: L2 fetches lines in pairs, and the fill buffers that
- * prefetches hold are what the loads wait for (+8 % at 16 rows, -3 % at 128). */
+/* What is to be prefetched: "bytes" at each step of depth. With few rows, where memory is the
+ * limit, every other line: L2 fetches lines in pairs, and the fill buffers that prefetches hold are
+ * what the loads wait for (+8 % at 16 rows, -3 % at 128). */
 struct ahead {
     const char *next, *end;
     int64_t bytes, apart;
@@ -447,41 +447,42 @@ accumulate(const bool two_rows, const bool two_columns, const int planes, const 
     }
 }
 
-/* A block of C in memory: whole tiles. */
+/* A block of C in memory: whole tiles; and what its sums start from. Strides in bytes. */
 struct target {
     float *c;
-    int64_t stride; /* bytes */
-    bool add;
+    int64_t stride;
+    const float *from; /* NULL: zeros */
+    int64_t from_stride;
 };
 
-#define FOR_EACH_TILE(what)                                                                        \
+#define FOR_EACH_TILE(what, at, stride)                                                            \
     do {                                                                                           \
-        what(0, t->c);                                                                             \
+        what(0, (const char *)(at), stride);                                                       \
         if (two_columns)                                                                           \
-            what(1, t->c + TILE);                                                                  \
+            what(1, (const char *)(at) + LINE, stride);                                            \
         if (two_rows)                                                                              \
-            what(2, below);                                                                        \
+            what(2, (const char *)(at) + TILE * (stride), stride);                                 \
         if (two_rows && two_columns)                                                               \
-            what(3, below + TILE);                                                                 \
+            what(3, (const char *)(at) + TILE * (stride) + LINE, stride);                          \
     } while (0)
-#define CLEAR(tile, unused) _tile_zero(tile)
-#define LOAD(tile, at)      _tile_loadd(tile, at, t->stride)
-#define STORE(tile, at)     _tile_stored(tile, at, t->stride)
+#define CLEAR(tile, at, stride) _tile_zero(tile)
+#define LOAD(tile, at, stride)  _tile_loadd(tile, at, stride)
+#define STORE(tile, at, stride) _tile_stored(tile, (void *)(uintptr_t)(at), stride)
 
 static inline __attribute__((always_inline)) void block(const bool two_rows, const bool two_columns,
                                                         const int planes, const struct target *t,
                                                         const struct run *whole,
                                                         const struct run *rest, struct ahead *ahead)
 {
-    float *below = (float *)(void *)((char *)t->c + TILE * t->stride);
     barrier();
-    if (t->add)
-        FOR_EACH_TILE(LOAD);
+    if (t->from != NULL)
+        FOR_EACH_TILE(LOAD, t->from, t->from_stride);
     else
-        FOR_EACH_TILE(CLEAR);
+        FOR_EACH_TILE(CLEAR, t->from, t->from_stride);
     accumulate(two_rows, two_columns, planes, whole, ahead);
-    accumulate(two_rows, two_columns, planes, rest, ahead);
-    FOR_EACH_TILE(STORE);
+    if (rest != NULL)
+        accumulate(two_rows, two_columns, planes, rest, ahead);
+    FOR_EACH_TILE(STORE, t->c, t->stride);
     barrier();
 }
 
@@ -524,13 +525,12 @@ struct scratch {
 struct product {
     const struct engine_left *left;
     const struct engine_right *right;
-    int64_t row0, rows, columns, depth;
+    int64_t row0, rows, column0, columns, depth;
     float *c;
     int64_t c_stride;
     bool add;
     struct scratch *scratch;
-    struct ahead ahead; /* of the whole product */
-    int64_t blocks, blocks_done;
+    struct ahead ahead;
 };
 
 static void copy_block(float *to, int64_t to_stride, const float *from, int64_t from_stride,
@@ -544,20 +544,6 @@ static void copy_block(float *to, int64_t to_stride, const float *from, int64_t 
         _mm512_mask_storeu_ps(to + i * to_stride + TILE, second,
                               _mm512_maskz_loadu_ps(second, from + i * from_stride + TILE));
     }
-}
-
-/* The lines of the following operand that are this block's to prefetch. */
-static struct ahead take_share(struct product *p, int64_t steps)
-{
-    int64_t lines = (p->ahead.end - p->ahead.next) / LINE;
-    if (lines == 0)
-        return (struct ahead){0};
-    int64_t from = lines * p->blocks_done / p->blocks;
-    p->blocks_done++;
-    int64_t to = lines * p->blocks_done / p->blocks;
-    return (struct ahead){p->ahead.next + from * LINE, p->ahead.next + to * LINE,
-                          ceil_div(to - from, steps > 0 ? steps : 1) * LINE,
-                          p->rows <= FEW_ROWS ? 2 * LINE : LINE};
 }
 
 /* Copies the last tiles of an incomplete depth without what lies beyond; "valid" bytes of each row
@@ -596,45 +582,134 @@ static int64_t group_columns(const struct engine_left *left)
     return left->planes == 3 ? PANEL : GROUP;
 }
 
-/* Up to 32 x 32 elements of C over tiles of depth from "k" on. */
-static void multiply_block(struct product *p, int64_t i, int64_t n, int64_t j, int64_t k)
+/* What a block of C at depth k starts from: the sums so far, a row of biases (a stride of 0), or
+ * nothing. */
+static struct target target_at(const struct product *p, int64_t i, int64_t j, int64_t k)
+{
+    struct target ret = {.c = p->c + i * p->c_stride + j,
+                         .stride = p->c_stride * (int64_t)sizeof(float)};
+    if (p->add || k > 0) {
+        ret.from = ret.c;
+        ret.from_stride = ret.stride;
+    } else if (p->right->bias != NULL) {
+        ret.from = p->right->bias + p->column0 + j;
+    }
+    return ret;
+}
+
+static struct run run_at(const struct product *p, int64_t i, int64_t j, int64_t k)
+{
+    int64_t depth = least(p->depth - k, depth_block(p->left));
+    return (struct run){
+        .a = (const char *)p->left->data +
+             ((p->row0 + i) * p->left->stride + k) * (int64_t)sizeof(uint16_t),
+        .b = right_at(p->right, k, p->column0 + j),
+        .a_stride = p->left->stride * (int64_t)sizeof(uint16_t),
+        .b_stride = panel_tiles(p->right, p->column0 + j) * TILE_BYTES,
+        .a_plane = p->left->plane,
+        .b_plane = p->right->plane,
+        .tiles = ceil_div(depth, DEPTH),
+    };
+}
+
+/* Whether the block of depth from k on ends inside a tile, beyond which may be garbage. */
+static bool is_cut(const struct product *p, int64_t k)
+{
+    return p->depth - k <= depth_block(p->left) && p->depth % DEPTH != 0 &&
+           (p->depth < p->right->depth || p->depth < p->left->depth);
+}
+
+/* Up to 32 x 32 elements of C over a block of depth from k on. */
+static void multiply_block(struct product *p, int64_t i, int64_t j, int64_t k)
 {
     int64_t rows = least(2 * TILE, p->rows - i), columns = least(PANEL, p->columns - j);
     bool two_rows = rows > TILE, two_columns = columns > TILE;
-    bool ends = p->depth - k <= depth_block(p->left);
-    bool cut =
-        ends && p->depth % DEPTH != 0 && (p->depth < p->right->depth || p->depth < p->left->depth);
-    int64_t depth = ends ? p->depth - k : depth_block(p->left);
-    struct run whole = {
-        .a = (const char *)p->left->data +
-             ((p->row0 + i) * p->left->stride + k) * (int64_t)sizeof(uint16_t),
-        .b = right_at(p->right, k, n),
-        .a_stride = p->left->stride * (int64_t)sizeof(uint16_t),
-        .b_stride = panel_tiles(p->right, n) * TILE_BYTES,
-        .a_plane = p->left->plane,
-        .b_plane = p->right->plane,
-        .tiles = cut ? depth / DEPTH : ceil_div(depth, DEPTH),
-    };
-    struct run rest = {.tiles = 0};
-    if (cut) {
+    struct run whole = run_at(p, i, j, k), rest = {.tiles = 0};
+    if (is_cut(p, k)) {
+        whole.tiles = (p->depth - k) / DEPTH;
         struct run last = whole;
         last.a += whole.tiles * DEPTH * (int64_t)sizeof(uint16_t);
         last.b += whole.tiles * whole.b_stride;
         copy_rest(p, &last, rows, two_columns ? 2 : 1, &rest);
     }
-    float *c = p->c + i * p->c_stride + j;
+    struct target target = target_at(p, i, j, k);
+    float *c = target.c;
     bool direct = rows % TILE == 0 && columns % TILE == 0;
-    struct target target = {c, p->c_stride * (int64_t)sizeof(float), p->add || k > 0};
     if (!direct) {
         target.c = p->scratch->c[0];
         target.stride = sizeof p->scratch->c[0];
-        if (target.add)
-            copy_block(target.c, PANEL, c, p->c_stride, rows, columns);
+        if (target.from != NULL)
+            copy_block(target.c, PANEL, target.from, target.from_stride / (int64_t)sizeof(float),
+                       rows, columns);
+        target.from = target.from != NULL ? target.c : NULL;
+        target.from_stride = target.stride;
     }
-    struct ahead ahead = take_share(p, whole.tiles + rest.tiles);
-    blocks[p->left->planes - 1][two_rows][two_columns](&target, &whole, &rest, &ahead);
+    blocks[p->left->planes - 1][two_rows][two_columns](&target, &whole, &rest, &p->ahead);
     if (!direct)
         copy_block(c, p->c_stride, target.c, PANEL, rows, columns);
+}
+
+/* All whole blocks of 32 rows by one or two whole panels, over a block of depth: most of the work,
+ * without the questions that edges ask. Returns the rows done. */
+static inline __attribute__((always_inline)) int64_t
+multiply_group(const int planes, const int panels, struct product *p, int64_t j, int64_t k)
+{
+    struct run run = run_at(p, 0, j, k);
+    struct target target = target_at(p, 0, j, k);
+    int64_t panel = padded_depth(p->right->depth) * PANEL * (int64_t)sizeof(uint16_t), i = 0;
+    for (; i + 2 * TILE <= p->rows; i += 2 * TILE) {
+        block(true, true, planes, &target, &run, NULL, &p->ahead);
+        if (panels == 2) {
+            struct target second = target;
+            struct run next = run;
+            next.b += panel;
+            second.c += PANEL;
+            second.from += second.from != NULL ? PANEL : 0;
+            block(true, true, planes, &second, &next, NULL, &p->ahead);
+        }
+        run.a += 2 * TILE * run.a_stride;
+        target.c += 2 * TILE * p->c_stride;
+        if (target.from_stride != 0)
+            target.from = target.c;
+    }
+    return i;
+}
+
+static int64_t multiply_group_bf16(struct product *p, int64_t j, int64_t k)
+{
+    return multiply_group(1, 2, p, j, k);
+}
+
+static int64_t multiply_group_x3(struct product *p, int64_t j, int64_t k)
+{
+    return multiply_group(2, 2, p, j, k);
+}
+
+static int64_t multiply_group_x6(struct product *p, int64_t j, int64_t k)
+{
+    return multiply_group(3, 1, p, j, k);
+}
+
+static void multiply_columns(struct product *p, int64_t j, int64_t k)
+{
+    static int64_t (*const multiply_groups[MAX_PLANES])(struct product *, int64_t, int64_t) = {
+        multiply_group_bf16, multiply_group_x3, multiply_group_x6};
+    int64_t group = group_columns(p->left), end = least(p->columns, j + group), done = 0;
+    if (end - j == group && !is_cut(p, k))
+        done = multiply_groups[p->left->planes - 1](p, j, k);
+    for (int64_t i = done; i < p->rows; i += 2 * TILE)
+        for (int64_t n = j; n < end; n += PANEL)
+            multiply_block(p, i, n, k);
+}
+
+static struct ahead prefetch_plan(const struct product *p, const char *next, size_t bytes)
+{
+    int64_t steps = ceil_div(p->columns, PANEL) * ceil_div(p->rows, 2 * TILE) *
+                    (p->depth > 0 ? ceil_div(p->depth, DEPTH) : 1);
+    if (next == NULL || steps == 0)
+        return (struct ahead){0};
+    return (struct ahead){next, next + bytes, ceil_div((int64_t)bytes, steps * LINE) * LINE,
+                          p->rows <= FEW_ROWS ? 2 * LINE : LINE};
 }
 
 static void multiply(const struct engine_left *left, int64_t row0, int64_t rows,
@@ -647,23 +722,20 @@ static void multiply(const struct engine_left *left, int64_t row0, int64_t rows,
         .right = right,
         .row0 = row0,
         .rows = rows,
+        .column0 = column0,
         .columns = columns,
         .depth = depth,
         .c = c,
         .c_stride = c_stride,
         .add = add,
         .scratch = scratch,
-        .ahead = {next, next != NULL ? (const char *)next + next_bytes : NULL, 0, 0},
-        .blocks = ceil_div(columns, PANEL) * ceil_div(rows, 2 * TILE) *
-                  (depth > 0 ? ceil_div(depth, depth_block(left)) : 1),
     };
     int64_t group = group_columns(left);
+    p.ahead = prefetch_plan(&p, next, next_bytes);
     for (int64_t j = 0; j < columns; j += group) {
-        int64_t k = 0, end = least(columns, j + group);
+        int64_t k = 0;
         do {
-            for (int64_t i = 0; i < rows; i += 2 * TILE)
-                for (int64_t n = j; n < end; n += PANEL)
-                    multiply_block(&p, i, column0 + n, n, k);
+            multiply_columns(&p, j, k);
             k += depth_block(left);
         } while (k < depth);
     }
@@ -675,6 +747,7 @@ const struct engine_kernel *engine_kernel_amx_bf16(void)
         .name = "amx_bf16",
         .acquire = acquire,
         .release = release,
+        .takes_bias = true,
         .left_init = left_init_bf16,
         .left_write = left_write,
         .right_init = right_init_bf16,
@@ -683,6 +756,8 @@ const struct engine_kernel *engine_kernel_amx_bf16(void)
         .scratch_bytes = sizeof(struct scratch),
         .multiply = multiply,
         .finish = engine_kernel_vectors_finish,
+        .scale = engine_kernel_vectors_scale,
+        .softmax = engine_softmax_amx_rows,
     };
     return engine_cpu()->amx ? &kernel : NULL;
 }
@@ -693,6 +768,7 @@ const struct engine_kernel *engine_kernel_amx_x3(void)
         .name = "amx_x3",
         .acquire = acquire,
         .release = release,
+        .takes_bias = true,
         .left_init = left_init_x3,
         .left_write = left_write,
         .right_init = right_init_x3,
@@ -701,6 +777,7 @@ const struct engine_kernel *engine_kernel_amx_x3(void)
         .scratch_bytes = sizeof(struct scratch),
         .multiply = multiply,
         .finish = engine_kernel_vectors_finish,
+        .scale = engine_kernel_vectors_scale,
     };
     return engine_cpu()->amx ? &kernel : NULL;
 }
@@ -711,6 +788,7 @@ const struct engine_kernel *engine_kernel_amx_x6(void)
         .name = "amx_x6",
         .acquire = acquire,
         .release = release,
+        .takes_bias = true,
         .left_init = left_init_x6,
         .left_write = left_write,
         .right_init = right_init_x6,
@@ -719,6 +797,7 @@ const struct engine_kernel *engine_kernel_amx_x6(void)
         .scratch_bytes = sizeof(struct scratch),
         .multiply = multiply,
         .finish = engine_kernel_vectors_finish,
+        .scale = engine_kernel_vectors_scale,
     };
     return engine_cpu()->amx ? &kernel : NULL;
 }

@@ -320,6 +320,7 @@ const struct engine_kernel *engine_kernel_avx512(void)
         .right_write_columns = right_write_columns,
         .multiply = multiply,
         .finish = engine_kernel_vectors_finish,
+        .scale = engine_kernel_vectors_scale,
     };
     return engine_cpu()->avx512 ? &kernel : NULL;
 }

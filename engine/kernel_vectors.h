@@ -87,4 +87,19 @@ static inline uint32_t engine_kernel_vectors_finish(float *tile, int64_t stride,
     return _mm512_reduce_max_epu32(greatest);
 }
 
+/* kernel.h's "scale". */
+static inline void engine_kernel_vectors_scale(float *tile, int64_t stride, int64_t rows,
+                                               int64_t columns, const float *factors)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        float *row = tile + i * stride;
+        __m512 factor = _mm512_set1_ps(factors[i]);
+        for (int64_t j = 0; j < columns; j += 16) {
+            __mmask16 k = engine_kernel_vectors_lanes16(columns - j);
+            __m512 v = _mm512_maskz_loadu_ps(k, row + j);
+            _mm512_mask_storeu_ps(row + j, k, _mm512_mul_ps(v, factor));
+        }
+    }
+}
+
 #endif

@@ -8,6 +8,12 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* Of a tile. Rows of whole kilobytes would share a few sets of L1: one line more. */
+static int64_t tile_stride(int64_t columns)
+{
+    return columns % 128 == 0 ? columns + 16 : columns;
+}
+
 size_t engine_projection_scratch_bytes(const struct engine_plan *plan)
 {
     size_t tile = 0, gathered = 0;
@@ -16,7 +22,7 @@ size_t engine_projection_scratch_bytes(const struct engine_plan *plan)
         if (s->units == 0)
             continue;
         size_t bytes = sizeof(float) * (size_t)(s->block_rows * s->block_groups) *
-                       (size_t)(s->projection->block_heads * s->projection->width);
+                       (size_t)tile_stride(s->projection->block_heads * s->projection->width);
         tile = bytes > tile ? bytes : tile;
     }
     for (int i = 0; i < 3; i++) {
@@ -35,6 +41,11 @@ void engine_projection_gather(const struct engine_plan *plan, const struct engin
     int64_t width = input->width, row0 = unit * ENGINE_PLAN_GATHER_ROWS;
     int64_t rows = least(ENGINE_PLAN_GATHER_ROWS, input->rows - row0);
     size_t element = engine_tensor_element_bytes(input->source.dtype);
+    if (input->map->identity && input->source.dtype == ENGINE_F32 && !plan->rounds) {
+        const float *source = (const float *)input->source.data + row0 * width;
+        plan->kernel->left_write(&input->left, row0, rows, 0, width, source, width);
+        return;
+    }
     float *tile = engine_arena_alloc(arena, sizeof(float) * (size_t)(rows * width));
     if (tile == NULL)
         return;
@@ -168,18 +179,21 @@ static void run_block(struct block *b, int64_t index, const struct engine_right 
     b->head0 = index * p->block_heads;
     b->heads = least(p->block_heads, p->heads - b->head0);
     b->tile = tile;
-    b->stride = b->heads * p->width;
+    b->stride = tile_stride(b->heads * p->width);
     if (direct) {
         b->stride = p->heads;
         b->tile = (float *)plan->facts.outputs[ENGINE_ATTENTION_OUTPUT].data + b->row0 * b->stride +
                   b->head0;
     }
-    if (p->bias != NULL)
+    struct engine_right right = p->rights[index];
+    bool add = p->bias != NULL && !plan->kernel->takes_bias;
+    if (add)
         lay_bias(b);
-    plan->kernel->multiply(left, b->row0, b->rows, &p->rights[index], 0, b->heads * p->width,
-                           p->depth, b->tile, b->stride, p->bias != NULL,
-                           next != NULL ? next->data : NULL, next != NULL ? next->bytes : 0,
-                           scratch);
+    else if (p->bias != NULL)
+        right.bias = p->bias + b->head0 * p->width;
+    plan->kernel->multiply(left, b->row0, b->rows, &right, 0, b->heads * p->width, p->depth,
+                           b->tile, b->stride, add, next != NULL ? next->data : NULL,
+                           next != NULL ? next->bytes : 0, scratch);
     for (int64_t i = 0; i < b->rows && plan->rounds; i++)
         engine_plan_round(plan, b->tile + i * b->stride, b->heads * p->width);
     if (b->part != ENGINE_MODEL_OUTPUT)
@@ -235,7 +249,7 @@ void engine_projection_unit(const struct engine_plan *plan, const struct engine_
     struct block b = {.plan = plan, .stage = s, .part = at.part};
     const struct engine_model_projection *p = s->projection;
     size_t bytes = sizeof(float) * (size_t)(s->block_rows * s->block_groups) *
-                   (size_t)(p->block_heads * p->width);
+                   (size_t)tile_stride(p->block_heads * p->width);
     float *tile = engine_arena_alloc(arena, bytes);
     void *scratch = engine_arena_alloc(arena, plan->kernel->scratch_bytes);
     if (arena->overflowed)

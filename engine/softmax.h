@@ -51,6 +51,22 @@ engine_softmax_function engine_softmax_portable;
 engine_softmax_function engine_softmax_avx2_rows;   /* only where the processor has AVX2 and FMA */
 engine_softmax_function engine_softmax_avx512_rows; /* only where it has AVX-512 F, BW, DQ, VL */
 
+/* Where rows go besides the tile, whose values are then undefined unless it is "scores" itself.
+ * Keys up to the next multiple of 32 are written to "left" as 0. "streamed" stores pass the caches:
+ * scores begin on lines of 64 bytes, their rows are whole ones, and values up to the end of the
+ * last line are 0. */
+struct engine_softmax_results {
+    float *scores; /* NULL: none */
+    int64_t scores_stride;
+    bool streamed;
+    uint16_t *left; /* bfloat16 of the scores, or of the unscaled rows if deferred; NULL: none */
+    int64_t left_stride;
+};
+
+/* The form for bfloat16 products: results to 2e-4 of each; one axis, float32 policy only. */
+void engine_softmax_amx_rows(const struct engine_softmax_rows *rows,
+                             const struct engine_softmax_results *results);
+
 /* Row i's positions as three runs: "low" keys read the first value, "middle" keys a contiguous
  * slice, the rest the last value. */
 struct engine_softmax_runs {

@@ -6,9 +6,9 @@
 #include "engine/softmax.h"
 
 #include <immintrin.h>
-#include <math.h>
 
 #include "engine/kernel_vectors.h"
+#include "engine/softmax_vectors.h"
 
 /* 2^(j/32) as float bits, less j << 18: what n << 18 adds to it, n = 32 k + j, is then k << 23. */
 static const uint32_t powers[32] __attribute__((aligned(64))) = {
@@ -36,49 +36,6 @@ static inline __m512 exp_vector(__m512 x, __m512i low, __m512i high)
     __m512 q = _mm512_fmadd_ps(r, _mm512_set1_ps(0.5f), _mm512_set1_ps(1.0000146623f));
     __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-86.0f), _CMP_NLT_UQ);
     return _mm512_maskz_fmadd_ps(normal, _mm512_maskz_mul_ps(normal, power, r), q, power);
-}
-
-/* v = x + positions + adder, stored; returns the running maximum. positions are a slice, or one
- * value for all; the flags are constants of the caller. */
-static inline __attribute__((always_inline)) __m512
-prepare_part(float *x, int64_t count, const bool sliced, const float *slice, float value,
-             const bool added, const float *adder, __m512 maximum)
-{
-    __m512 tops[4] = {maximum, maximum, maximum, maximum};
-    __m512 same = _mm512_set1_ps(value);
-    int64_t j = 0;
-    for (; j + 64 <= count; j += 64) {
-        ENGINE_KERNEL_VECTORS_UNROLL
-        for (int u = 0; u < 4; u++) {
-            int64_t at = j + 16 * u;
-            __m512 v =
-                _mm512_add_ps(_mm512_loadu_ps(x + at), sliced ? _mm512_loadu_ps(slice + at) : same);
-            if (added)
-                v = _mm512_add_ps(v, _mm512_loadu_ps(adder + at));
-            _mm512_storeu_ps(x + at, v);
-            tops[u] = _mm512_max_ps(tops[u], v);
-        }
-    }
-    for (; j < count; j += 16) {
-        __mmask16 k = engine_kernel_vectors_lanes16(count - j);
-        __m512 v = _mm512_add_ps(_mm512_maskz_loadu_ps(k, x + j),
-                                 sliced ? _mm512_maskz_loadu_ps(k, slice + j) : same);
-        if (added)
-            v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(k, adder + j));
-        _mm512_mask_storeu_ps(x + j, k, v);
-        tops[0] = _mm512_mask_max_ps(tops[0], k, tops[0], v);
-    }
-    return _mm512_max_ps(_mm512_max_ps(tops[0], tops[1]), _mm512_max_ps(tops[2], tops[3]));
-}
-
-static __m512 prepare(float *x, int64_t count, const float *slice, float value, const float *adder,
-                      __m512 maximum)
-{
-    if (slice != NULL)
-        return adder != NULL ? prepare_part(x, count, true, slice, 0.0f, true, adder, maximum)
-                             : prepare_part(x, count, true, slice, 0.0f, false, NULL, maximum);
-    return adder != NULL ? prepare_part(x, count, false, NULL, value, true, adder, maximum)
-                         : prepare_part(x, count, false, NULL, value, false, NULL, maximum);
 }
 
 static float exponentiate(float *x, int64_t count, float maximum)
@@ -121,25 +78,6 @@ static void scale(float *x, int64_t count, float factor)
     }
 }
 
-static float prepare_row(const struct engine_softmax_rows *rows, int64_t row)
-{
-    float *x = rows->tile + row * rows->stride;
-    const float *adder = rows->adder != NULL ? rows->adder + row * rows->adder_stride : NULL;
-    __m512 maximum = _mm512_set1_ps(-INFINITY);
-    if (rows->position == NULL)
-        return _mm512_reduce_max_ps(prepare(x, rows->keys, NULL, 0.0f, adder, maximum));
-    struct engine_softmax_runs runs;
-    engine_softmax_split(rows, row, &runs);
-    maximum = prepare(x, runs.low, NULL, runs.first, adder, maximum);
-    int64_t at = runs.low;
-    maximum =
-        prepare(x + at, runs.middle, runs.slice, 0.0f, adder != NULL ? adder + at : NULL, maximum);
-    at += runs.middle;
-    maximum = prepare(x + at, rows->keys - at, NULL, runs.last, adder != NULL ? adder + at : NULL,
-                      maximum);
-    return _mm512_reduce_max_ps(maximum);
-}
-
 static void finish_row(const struct engine_softmax_rows *rows, int64_t row, float sum)
 {
     if (rows->defer)
@@ -156,9 +94,10 @@ void engine_softmax_avx512_rows(const struct engine_softmax_rows *rows)
         engine_softmax_portable(rows);
         return;
     }
-    float top = rows->rows > 0 ? prepare_row(rows, 0) : 0.0f, sum = 0.0f;
+    float top = rows->rows > 0 ? engine_softmax_vectors_prepare(rows, 0) : 0.0f, sum = 0.0f;
     for (int64_t row = 0; row < rows->rows; row++) {
-        float next_top = row + 1 < rows->rows ? prepare_row(rows, row + 1) : 0.0f;
+        float next_top =
+            row + 1 < rows->rows ? engine_softmax_vectors_prepare(rows, row + 1) : 0.0f;
         float next_sum = exponentiate(rows->tile + row * rows->stride, rows->keys, top);
         if (row > 0)
             finish_row(rows, row - 1, sum);

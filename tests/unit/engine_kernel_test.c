@@ -324,6 +324,41 @@ static void a_product_is_added_to_what_is_there(void **unused)
     for_each_subject(check_add);
 }
 
+/* Sums that begin with a bias have the bits of sums added to it; in every shape of a block's edge.
+ */
+static double check_bias(const struct subject *subject)
+{
+    static const int64_t shapes[][3] = {{21, 66, 75}, {64, 300, 64}, {70, 640, 130}, {1, 5, 1}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0] && subject->kernel()->takes_bias; i++) {
+        struct product p;
+        make(&p, subject, shapes[i][0], shapes[i][1], shapes[i][2], false);
+        float *bias = matrix(1, p.columns, p.columns);
+        float *c = matrix(p.rows, p.columns, p.columns),
+              *laid = matrix(p.rows, p.columns, p.columns);
+        for (int64_t row = 0; row < p.rows; row++)
+            memcpy(laid + row * p.columns, bias, (size_t)p.columns * sizeof *bias);
+        multiply(&p, 0, p.rows, 0, p.columns, p.depth, laid, p.columns, true);
+        p.right.bias = bias;
+        multiply(&p, 0, p.rows, 0, p.columns, p.depth, c, p.columns, false);
+        assert_memory_equal(c, laid, (size_t)(p.rows * p.columns) * sizeof *c);
+        multiply(&p, 0, p.rows, 0, p.columns, p.depth, c, p.columns, true); /* no bias then */
+        p.right.bias = NULL;
+        multiply(&p, 0, p.rows, 0, p.columns, p.depth, laid, p.columns, true);
+        assert_memory_equal(c, laid, (size_t)(p.rows * p.columns) * sizeof *c);
+        free(bias), free(c), free(laid);
+        reset(&p);
+    }
+    return 0.0;
+}
+
+static void sums_begin_with_the_bias(void **unused)
+{
+    (void)unused;
+    for (int i = 0; i < SUBJECTS; i++)
+        if (subjects[i].kernel() != NULL)
+            (void)check_bias(&subjects[i]);
+}
+
 /* R is written up to "live" only, the rest stays NaN; L's columns from there on are NaN as well. */
 static double check_live(const struct subject *subject)
 {
@@ -526,6 +561,7 @@ int main(void)
         cmocka_unit_test(products_are_those_of_a_plain_loop_for_any_columns),
         cmocka_unit_test(an_element_has_the_same_bits_whatever_is_computed_beside_it),
         cmocka_unit_test(a_product_is_added_to_what_is_there),
+        cmocka_unit_test(sums_begin_with_the_bias),
         cmocka_unit_test(garbage_beyond_the_live_depth_does_not_matter),
         cmocka_unit_test(a_product_of_depth_zero_is_zero_and_adds_nothing),
         cmocka_unit_test(plain_left_rows_may_lie_anywhere),

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "engine/cpu.h"
+#include "engine/kernel.h"
 #include "engine/tensor.h"
 
 enum { MOST_KEYS = 1000, STRIDE = MOST_KEYS + 3, ROWS = 5 };
@@ -295,6 +296,102 @@ static void a_fully_masked_row_of_several_axes_is_all_ones(void **unused)
         assert_true(tile[j] == 1.0f);
 }
 
+/* ---- results where they are wanted ------------------------------------------------------------
+ */
+
+enum { LEFT_STRIDE = (MOST_KEYS + 31) / 32 * 32, SCORES_STRIDE = 1024 };
+static uint16_t left[ROWS * LEFT_STRIDE];
+static float scores[ROWS * SCORES_STRIDE] __attribute__((aligned(64)));
+
+/* Left operands are bfloat16 of what the rows hold, and 0 up to the next 32 keys. */
+static void check_left(const struct engine_softmax_rows *rows, const float *values, int64_t stride)
+{
+    for (int64_t i = 0; i < rows->rows; i++)
+        for (int64_t j = 0; j < (rows->keys + 31) / 32 * 32; j++) {
+            uint16_t wanted = j < rows->keys ? engine_tensor_bf16_bits(values[i * stride + j]) : 0;
+            assert_int_equal(left[i * LEFT_STRIDE + j], wanted);
+        }
+}
+
+/* Greatest error; with "streamed" the scores are beside the tile, else in it. */
+static double check_results(int64_t keys, bool defer, bool streamed, float *adders)
+{
+    struct engine_softmax_rows rows = rows_of(keys);
+    struct engine_softmax_results results = {.left = left, .left_stride = LEFT_STRIDE};
+    rows.defer = defer;
+    rows.adder = adders;
+    rows.position = positions;
+    rows.position_length = keys < 3 ? 3 : keys;
+    rows.query0 = keys / 3;
+    memset(left, 0xff, sizeof left);
+    memset(scores, 0xff, sizeof scores);
+    if (!defer) {
+        results.scores = streamed ? scores : tile;
+        results.scores_stride = streamed ? SCORES_STRIDE : STRIDE;
+        results.streamed = streamed;
+    }
+    engine_softmax_amx_rows(&rows, &results);
+    if (defer) { /* the tile is undefined: the rows are what the operand holds */
+        for (int64_t i = 0; i < ROWS; i++)
+            for (int64_t j = 0; j < keys; j++)
+                tile[i * STRIDE + j] = engine_tensor_bf16_value(left[i * LEFT_STRIDE + j]);
+        check_left(&rows, tile, STRIDE);
+        return worst(&rows);
+    }
+    check_left(&rows, results.scores, results.scores_stride);
+    for (int64_t i = 0; i < ROWS && streamed; i++) {
+        for (int64_t j = keys; j < (keys + 15) / 16 * 16; j++)
+            assert_true(scores[i * SCORES_STRIDE + j] == 0.0f);
+        assert_true(isnan(scores[i * SCORES_STRIDE + (keys + 15) / 16 * 16]));
+        memcpy(tile + i * STRIDE, scores + i * SCORES_STRIDE, (size_t)keys * sizeof *tile);
+    }
+    return worst(&rows);
+}
+
+static void scores_and_left_operands_are_those_of_the_formula(void **unused)
+{
+    (void)unused;
+    if (engine_kernel_amx_bf16() == NULL)
+        return;
+    double exact = 0.0, rounded = 0.0;
+    for (int64_t keys = 1; keys <= MOST_KEYS; keys += keys < 140 ? 1 : 43)
+        for (int variant = 0; variant < 4; variant++) {
+            float *adders = (variant & 1) != 0 ? adder : NULL;
+            exact = fmax(exact, check_results(keys, false, (variant & 2) != 0, adders));
+            rounded = fmax(rounded, check_results(keys, true, false, adders));
+        }
+    printf("    amx: worst error %.2g of a result, %.2g rounded to bfloat16\n", exact, rounded);
+    assert_true(exact <= 4e-4 && rounded <= 4.5e-3);
+}
+
+/* Masked keys are exactly 0, a NaN stays in its row, great logits do not overflow. */
+static void direct_results_have_the_same_edges(void **unused)
+{
+    (void)unused;
+    if (engine_kernel_amx_bf16() == NULL)
+        return;
+    struct engine_softmax_rows rows = rows_of(70);
+    for (int j = 0; j < 70; j++) {
+        tile[j] = j == 5 ? 3e38f : -3e38f;
+        tile[STRIDE + j] = j == 17 ? 3.0f : -INFINITY;
+        tile[2 * STRIDE + j] = -1e9f;
+        tile[3 * STRIDE + j] = j == 1 ? 0.0f : -100.0f - (float)j;
+    }
+    tile[4 * STRIDE + 69] = NAN;
+    struct engine_softmax_results results = {
+        .scores = tile, .scores_stride = STRIDE, .left = left, .left_stride = LEFT_STRIDE};
+    engine_softmax_amx_rows(&rows, &results);
+    for (int j = 0; j < 70; j++) {
+        assert_true(tile[j] == (j == 5 ? 1.0f : 0.0f));
+        assert_true(tile[STRIDE + j] == (j == 17 ? 1.0f : 0.0f));
+        assert_true(fabsf(tile[2 * STRIDE + j] - 1.0f / 70.0f) < 1e-8f);
+        assert_true(tile[3 * STRIDE + j] == (j == 1 ? 1.0f : 0.0f) ||
+                    tile[3 * STRIDE + j] > 1e-38f);
+        assert_true(isnan(tile[4 * STRIDE + j]));
+    }
+    check_left(&rows, tile, STRIDE);
+}
+
 static void no_rows_and_no_keys_touch_nothing(void **unused)
 {
     (void)unused;
@@ -321,6 +418,8 @@ int main(void)
         cmocka_unit_test(great_logits_do_not_overflow),
         cmocka_unit_test(several_axes_and_narrow_policies_are_the_same_in_all_forms),
         cmocka_unit_test(a_fully_masked_row_of_several_axes_is_all_ones),
+        cmocka_unit_test(scores_and_left_operands_are_those_of_the_formula),
+        cmocka_unit_test(direct_results_have_the_same_edges),
         cmocka_unit_test(no_rows_and_no_keys_touch_nothing),
     };
     fill(logits, ROWS * STRIDE, 6.0f);
