@@ -137,9 +137,10 @@ static bool has_direct_softmax(const struct unit *u)
 static void softmax_direct(struct unit *u, const struct engine_softmax_rows *rows)
 {
     const struct engine_plan *plan = u->plan;
-    struct engine_softmax_results results = {0};
+    size_t bytes = plan->kernel->left_init(&u->weights, u->rows, u->live);
+    struct engine_softmax_results results = {.planes = u->weights.planes,
+                                             .plane = u->weights.plane};
     if (plan->wants_output) {
-        size_t bytes = plan->kernel->left_init(&u->weights, u->rows, u->live);
         u->weights.data = engine_arena_alloc(u->arena, bytes);
         if (u->weights.data == NULL)
             return;

@@ -32,9 +32,17 @@
 #include <string.h>
 
 #include "engine/cpu.h"
+#include "engine/kernel_planes.h"
 #include "engine/kernel_vectors.h"
 
-enum { TILE = 16, PANEL = 32, DEPTH = 32, LINE = 64, TILE_BYTES = 1024, MAX_PLANES = 3 };
+enum {
+    TILE = 16,
+    PANEL = 32,
+    DEPTH = 32,
+    LINE = 64,
+    TILE_BYTES = 1024,
+    MAX_PLANES = ENGINE_KERNEL_PLANES
+};
 enum { DEPTH_BLOCK = 256, DEPTH_BLOCK_X6 = 768, GROUP = 2 * PANEL, FEW_ROWS = 32 };
 
 static int64_t least(int64_t a, int64_t b)
@@ -55,61 +63,6 @@ static int64_t padded_depth(int64_t depth)
 static int64_t padded_columns(int64_t columns)
 {
     return ceil_div(columns, TILE) * TILE;
-}
-
-/* ---- conversion ----------------------------------------------------------------------------- */
-
-/* 32 values in order; ties to even, denormals to 0. */
-static inline __m512i to_bf16(__m512 first, __m512 second)
-{
-    return (__m512i)_mm512_cvtne2ps_pbh(second, first);
-}
-
-/* The upper halves of 32 values in order: rounded towards 0. */
-static inline __m512i upper_halves(__m512 first, __m512 second)
-{
-    const __m512i odd =
-        _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27,
-                         25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
-    return _mm512_permutex2var_epi16(_mm512_castps_si512(first), odd, _mm512_castps_si512(second));
-}
-
-/* x - its upper half, exactly. */
-static inline __m512 lower_half(__m512 x)
-{
-    const __m512i upper = _mm512_set1_epi32((int)0xffff0000u);
-    __m512i bits = _mm512_and_epi32(_mm512_castps_si512(x), upper);
-    return _mm512_sub_ps(x, _mm512_castsi512_ps(bits));
-}
-
-/* x - high; NaN for an infinity, which times a low plane of 0 would be NaN anyway. */
-static inline __m512 rest_of(__m512 x, __m256i high)
-{
-    __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
-    return _mm512_sub_ps(x, _mm512_castsi512_ps(bits));
-}
-
-static inline __m512i low_plane(__m512 first, __m512 second, __m512i high)
-{
-    return to_bf16(rest_of(first, _mm512_castsi512_si256(high)),
-                   rest_of(second, _mm512_extracti64x4_epi64(high, 1)));
-}
-
-/* 32 values as so many planes. Two are rounded; three are cut, 8 bits of the 24 to each, which is
- * exact, also where rounding the greatest floats would give infinity. */
-static inline __attribute__((always_inline)) void split(const int planes, __m512 first,
-                                                        __m512 second, __m512i parts[MAX_PLANES])
-{
-    if (planes < 3) {
-        parts[0] = to_bf16(first, second);
-        if (planes == 2)
-            parts[1] = low_plane(first, second, parts[0]);
-        return;
-    }
-    parts[0] = upper_halves(first, second);
-    first = lower_half(first), second = lower_half(second);
-    parts[1] = upper_halves(first, second);
-    parts[2] = upper_halves(lower_half(first), lower_half(second));
 }
 
 /* ---- left operands -------------------------------------------------------------------------- */
@@ -151,8 +104,9 @@ write_left_row(const int planes, uint16_t *to, size_t plane, const float *from, 
     for (int64_t j = 0; j < columns; j += 32) {
         __mmask32 lanes = engine_kernel_vectors_lanes32(columns - j);
         __m512i parts[MAX_PLANES];
-        split(planes, _mm512_maskz_loadu_ps((__mmask16)lanes, from + j),
-              _mm512_maskz_loadu_ps((__mmask16)(lanes >> 16), from + j + 16), parts);
+        engine_kernel_planes_split(planes, _mm512_maskz_loadu_ps((__mmask16)lanes, from + j),
+                                   _mm512_maskz_loadu_ps((__mmask16)(lanes >> 16), from + j + 16),
+                                   parts);
         ENGINE_KERNEL_VECTORS_UNROLL
         for (int i = 0; i < planes; i++)
             _mm512_mask_storeu_epi16((char *)(to + j) + (size_t)i * plane, lanes, parts[i]);
@@ -241,9 +195,9 @@ static inline __attribute__((always_inline)) void write_pair(const int planes, c
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     __m512i parts[MAX_PLANES];
-    split(planes, _mm512_maskz_loadu_ps(lanes, row),
-          second_row != NULL ? _mm512_maskz_loadu_ps(lanes, second_row) : _mm512_setzero_ps(),
-          parts);
+    engine_kernel_planes_split(
+        planes, _mm512_maskz_loadu_ps(lanes, row),
+        second_row != NULL ? _mm512_maskz_loadu_ps(lanes, second_row) : _mm512_setzero_ps(), parts);
     ENGINE_KERNEL_VECTORS_UNROLL
     for (int i = 0; i < planes; i++)
         _mm512_storeu_si512(to + (size_t)i * plane, _mm512_permutexvar_epi16(order, parts[i]));
@@ -301,8 +255,8 @@ write_tile_of_keys(const int planes, char *to, size_t plane, const float *tile, 
         __mmask32 k = i < count ? lanes : 0;
         const float *row = tile + (i < count ? i : 0) * tile_stride;
         __m512i of_row[MAX_PLANES];
-        split(planes, _mm512_maskz_loadu_ps((__mmask16)k, row),
-              _mm512_maskz_loadu_ps((__mmask16)(k >> 16), row + 16), of_row);
+        engine_kernel_planes_split(planes, _mm512_maskz_loadu_ps((__mmask16)k, row),
+                                   _mm512_maskz_loadu_ps((__mmask16)(k >> 16), row + 16), of_row);
         ENGINE_KERNEL_VECTORS_UNROLL
         for (int p = 0; p < planes; p++)
             parts[p][i] = of_row[p];
@@ -778,6 +732,7 @@ const struct engine_kernel *engine_kernel_amx_x3(void)
         .multiply = multiply,
         .finish = engine_kernel_vectors_finish,
         .scale = engine_kernel_vectors_scale,
+        .softmax = engine_softmax_amx_rows,
     };
     return engine_cpu()->amx ? &kernel : NULL;
 }
@@ -798,6 +753,7 @@ const struct engine_kernel *engine_kernel_amx_x6(void)
         .multiply = multiply,
         .finish = engine_kernel_vectors_finish,
         .scale = engine_kernel_vectors_scale,
+        .softmax = engine_softmax_amx_rows,
     };
     return engine_cpu()->amx ? &kernel : NULL;
 }
