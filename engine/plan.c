@@ -17,6 +17,10 @@ enum { BLOCK_ROWS = 256, TILE_BYTES = 256 << 10, IN_PLACE_BYTES = 4 << 20 };
 /* Attention in units of some microseconds at least, else taking them costs as much. */
 #define ATTEND_FLOPS 4e6
 
+/* Dead keys are skipped if in some row there are more than one in so many: to know that they may be
+ * costs a pass over queries, keys and values. */
+enum { WORTH_SKIPPING = 8 };
+
 void engine_plan_round(const struct engine_plan *plan, float *values, int64_t count)
 {
     enum engine_policy policy = plan->model->config.policy;
@@ -358,7 +362,7 @@ static void fill_mask(struct engine_plan *plan, int64_t unit)
     if (plan->mask.query_stride != 0 || plan->model->config.policy != ENGINE_POLICY_FLOAT32)
         return;
     for (int64_t i = 0; i < rows; i++)
-        if (engine_mask_live(adder + i * keys, keys) < keys)
+        if (keys - engine_mask_live(adder + i * keys, keys) > keys / WORTH_SKIPPING)
             atomic_store_explicit(&plan->has_dead_keys, true, memory_order_relaxed);
 }
 

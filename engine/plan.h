@@ -72,7 +72,7 @@ struct engine_plan {
     bool wants_output, wants_scores, has_mask, scores_in_place, scores_streamed;
     bool rounds; /* a 16-bit policy */
     atomic_bool
-        has_dead_keys; /* the mask hides a suffix of the keys somewhere: known after gather */
+        has_dead_keys; /* the mask hides a long suffix of the keys somewhere: known after gather */
     bool is_wide; /* policy float64: wide.c computes it, of what follows only the mask is set */
     size_t wide_output_offset, wide_scores_offset;
     struct engine_mask mask;
