@@ -168,13 +168,34 @@ static bool lies_as_computed(const struct engine_plan *plan)
            plan->facts.outputs[ENGINE_ATTENTION_OUTPUT].dtype == ENGINE_F32;
 }
 
+/* The block of weights after this one: of the same rows, of the next rows, of the next product. */
+static const void *following(const struct block *b, int64_t index, size_t *bytes)
+{
+    const struct engine_plan_stage *stages = b->plan->stages;
+    int64_t step = b->plan->backwards ? -1 : 1, next = index + step, part = b->part;
+    bool last_rows =
+        step > 0 ? b->row0 + b->rows == b->stage->groups * b->stage->rows : b->row0 == 0;
+    bool turns = next < 0 || next == b->stage->projection->blocks;
+    if (turns && last_rows)
+        do
+            part += step;
+        while (part >= 0 && part < ENGINE_MODEL_PARTS && stages[part].units == 0);
+    *bytes = 0;
+    if (part < 0 || part == ENGINE_MODEL_PARTS)
+        return NULL;
+    const struct engine_model_projection *p = stages[part].projection;
+    *bytes = p->block_bytes;
+    return p->rights[turns ? (step > 0 ? 0 : p->blocks - 1) : next].data;
+}
+
 static void run_block(struct block *b, int64_t index, float *tile, void *scratch)
 {
     const struct engine_plan *plan = b->plan;
     const struct engine_model_projection *p = b->stage->projection;
     const struct engine_left *left =
         b->part == ENGINE_MODEL_OUTPUT ? &plan->context : &plan->inputs[b->stage->input].left;
-    const void *next = index + 1 < p->blocks ? p->rights[index + 1].data : NULL;
+    size_t next_bytes;
+    const void *next = following(b, index, &next_bytes);
     bool direct = b->part == ENGINE_MODEL_OUTPUT && lies_as_computed(plan);
     b->head0 = index * p->block_heads;
     b->heads = least(p->block_heads, p->heads - b->head0);
@@ -192,8 +213,7 @@ static void run_block(struct block *b, int64_t index, float *tile, void *scratch
     else if (p->bias != NULL)
         right.bias = p->bias + b->head0 * p->width;
     plan->kernel->multiply(left, b->row0, b->rows, &right, 0, b->heads * p->width, p->depth,
-                           b->tile, b->stride, add, next, next != NULL ? p->block_bytes : 0,
-                           scratch);
+                           b->tile, b->stride, add, next, next_bytes, scratch);
     for (int64_t i = 0; i < b->rows && plan->rounds; i++)
         engine_plan_round(plan, b->tile + i * b->stride, b->heads * p->width);
     if (b->part != ENGINE_MODEL_OUTPUT)
@@ -217,6 +237,8 @@ void engine_projection_unit(const struct engine_plan *plan, enum engine_plan_pha
                             int64_t unit, struct engine_arena *arena)
 {
     int part = phase == ENGINE_PLAN_OUTPUT ? ENGINE_MODEL_OUTPUT : ENGINE_MODEL_QUERY;
+    if (plan->backwards)
+        unit = plan->job.work.units[phase] - 1 - unit;
     while (unit >= plan->stages[part].units)
         unit -= plan->stages[part++].units;
     const struct engine_plan_stage *s = &plan->stages[part];
@@ -233,6 +255,7 @@ void engine_projection_unit(const struct engine_plan *plan, enum engine_plan_pha
     int64_t column_units = s->units / s->row_blocks;
     find_rows(&b, unit / column_units);
     int64_t first = unit % column_units * s->blocks_per_unit;
-    for (int64_t i = first; i < least(first + s->blocks_per_unit, p->blocks); i++)
-        run_block(&b, i, tile, scratch);
+    int64_t count = least(s->blocks_per_unit, p->blocks - first);
+    for (int64_t i = 0; i < count; i++)
+        run_block(&b, plan->backwards ? first + count - 1 - i : first + i, tile, scratch);
 }
