@@ -50,6 +50,7 @@ struct engine_model {
     struct engine_weights weights;
     enum engine_precision precision;
     float position_bound; /* greatest absolute relative position */
+    atomic_uint turns;    /* plans made: every other one takes the weights backwards */
     pthread_mutex_t lock; /* packing */
     struct engine_model_packed packed[ENGINE_MODEL_PACKINGS]; /* one for each kernel */
 };

@@ -424,6 +424,7 @@ static enum engine_code fill(struct engine_plan *plan, struct engine_error *err)
     ENGINE_TRY(check_wishes(plan, err));
     plan->facts.batch = plan->geometry.batch;
     plan->rounds = is_16_bit(plan);
+    plan->backwards = atomic_fetch_add_explicit(&model->turns, 1, memory_order_relaxed) % 2 != 0;
     if (mask->data != NULL && plan->geometry.heads_new > 0) {
         ENGINE_TRY(engine_mask_init(&plan->mask, mask, &plan->geometry.scores,
                                     plan->geometry.free_axes, model->config.policy, err));

@@ -70,7 +70,8 @@ struct engine_plan {
     struct engine_plan_facts facts;
 
     bool wants_output, wants_scores, has_mask, scores_in_place, scores_streamed;
-    bool rounds; /* a 16-bit policy */
+    bool rounds;    /* a 16-bit policy */
+    bool backwards; /* blocks of weights from the last to the first */
     atomic_bool
         has_dead_keys; /* the mask hides a long suffix of the keys somewhere: known after gather */
     bool is_wide; /* policy float64: wide.c computes it, of what follows only the mask is set */

@@ -213,16 +213,23 @@ static void find_rows(struct block *b, int64_t row_block)
                                   : least(s->block_rows, s->rows - first);
 }
 
-/* Which part, and where in it, a unit of a phase is. false: there is no such unit. */
+/* Which part, and where in it, a unit of a phase is. */
 struct place {
     enum engine_model_part part;
     int64_t row_block, first, end; /* blocks of columns */
 };
 
+/* false: there is no such unit. What one call leaves of the weights in L2 is what the next one of
+ * the model begins with: every other call takes them backwards. */
+
 static bool find_place(const struct engine_plan *plan, int phase, int64_t unit, struct place *ret)
 {
     int part = phase == ENGINE_PLAN_OUTPUT ? ENGINE_MODEL_OUTPUT : ENGINE_MODEL_QUERY;
     int last = phase == ENGINE_PLAN_OUTPUT ? ENGINE_MODEL_OUTPUT : ENGINE_MODEL_VALUE;
+    if (plan->backwards)
+        unit = plan->job.work.units[phase] - 1 - unit;
+    if (unit < 0)
+        return false;
     while (unit >= plan->stages[part].units) {
         unit -= plan->stages[part].units;
         if (part++ == last)
@@ -239,10 +246,23 @@ static bool find_place(const struct engine_plan *plan, int phase, int64_t unit, 
     return true;
 }
 
+/* The weights that the thread will probably need after a unit. */
+static const struct engine_right *find_next(const struct engine_plan *plan,
+                                            const struct engine_pool_unit *unit)
+{
+    struct place after;
+    if (!find_place(plan, unit->phase, unit->next, &after) &&
+        (unit->phase == ENGINE_PLAN_OUTPUT || plan->job.work.units[ENGINE_PLAN_OUTPUT] == 0 ||
+         !find_place(plan, ENGINE_PLAN_OUTPUT, 0, &after)))
+        return NULL;
+    const struct engine_model_projection *p = plan->stages[after.part].projection;
+    return &p->rights[plan->backwards ? after.end - 1 : after.first];
+}
+
 void engine_projection_unit(const struct engine_plan *plan, const struct engine_pool_unit *unit,
                             struct engine_arena *arena)
 {
-    struct place at, after;
+    struct place at;
     if (!find_place(plan, unit->phase, unit->index, &at))
         return;
     const struct engine_plan_stage *s = &plan->stages[at.part];
@@ -255,9 +275,9 @@ void engine_projection_unit(const struct engine_plan *plan, const struct engine_
     if (arena->overflowed)
         return;
     find_rows(&b, at.row_block);
-    const struct engine_right *following = NULL;
-    if (find_place(plan, unit->phase, unit->next, &after))
-        following = &plan->stages[after.part].projection->rights[after.first];
-    for (int64_t i = at.first; i < at.end; i++)
-        run_block(&b, i, i + 1 < at.end ? &p->rights[i + 1] : following, tile, scratch);
+    const struct engine_right *following = find_next(plan, unit);
+    int64_t count = at.end - at.first, step = plan->backwards ? -1 : 1;
+    int64_t index = plan->backwards ? at.end - 1 : at.first;
+    for (int64_t i = 0; i < count; i++, index += step)
+        run_block(&b, index, i + 1 < count ? &p->rights[index + step] : following, tile, scratch);
 }
