@@ -63,15 +63,16 @@ $(BUILD)/attnd: $(BUILD)/server/main.o $(SERVER_OBJ) $(API_OBJ) $(ENGINE_OBJ)
 $(BUILD)/attn: $(BUILD)/api/client/attn.o $(CLIENT_OBJ) $(API_OBJ) $(ENGINE_OBJ)
 	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(CURL_LIBS) $(API_LIBS) $(ENGINE_LIBS)
 
-$(BUILD)/bench: $(BUILD)/tests/bench/bench.o $(ENGINE_OBJ)
+BENCH_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/bench/bench*.c))
+$(BUILD)/bench: $(BENCH_OBJ) $(ENGINE_OBJ)
 	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
 
 $(BUILD)/tests/unit/%_test: $(BUILD)/tests/unit/%_test.o $(API_OBJ) $(CLIENT_OBJ) $(SERVER_OBJ) $(ENGINE_OBJ)
 	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ -lcmocka $(MHD_LIBS) $(CURL_LIBS) $(API_LIBS) $(ENGINE_LIBS)
 
 .PHONY: bench
-bench: $(BUILD)/bench ## measure the engine, one thread and two
-	$(BUILD)/bench --threads 1,2 $(ARGS)
+bench: $(BUILD)/bench ## measure the engine beside the machine's ceilings, one thread and two
+	$(BUILD)/bench --threads 1,2 --csv $(BUILD)/bench.csv --svg $(BUILD)/bench.svg $(ARGS)
 
 .PHONY: unit
 unit: $(UNIT_TESTS) ## run the unit tests alone

@@ -137,9 +137,10 @@ static bool has_direct_softmax(const struct unit *u)
 static void softmax_direct(struct unit *u, const struct engine_softmax_rows *rows)
 {
     const struct engine_plan *plan = u->plan;
-    struct engine_softmax_results results = {0};
+    size_t bytes = plan->kernel->left_init(&u->weights, u->rows, u->live);
+    struct engine_softmax_results results = {.planes = u->weights.planes,
+                                             .plane = u->weights.plane};
     if (plan->wants_output) {
-        size_t bytes = plan->kernel->left_init(&u->weights, u->rows, u->live);
         u->weights.data = engine_arena_alloc(u->arena, bytes);
         if (u->weights.data == NULL)
             return;
@@ -283,7 +284,7 @@ static void multiply_values(struct unit *u)
                              head * g->value_dim, g->value_dim, u->context, g->value_dim);
 }
 
-void engine_attention_unit(const struct engine_plan *plan, int64_t unit, struct engine_arena *arena)
+static void attend(const struct engine_plan *plan, int64_t unit, struct engine_arena *arena)
 {
     struct unit u = {.plan = plan, .arena = arena};
     find(&u, unit);
@@ -307,4 +308,17 @@ void engine_attention_unit(const struct engine_plan *plan, int64_t unit, struct 
         return;
     drop(&u);
     multiply_values(&u);
+}
+
+void engine_attention_unit(const struct engine_plan *plan, int64_t unit, struct engine_arena *arena)
+{
+    const struct engine_geometry *g = &plan->geometry;
+    int64_t all = g->outer * g->heads * plan->query_blocks, first = unit * plan->attend_blocks;
+    attend(plan, first, arena);
+    for (int64_t i = first + 1; i < first + plan->attend_blocks && i < all; i++) {
+        if (arena->overflowed)
+            return;
+        engine_arena_rewind(arena);
+        attend(plan, i, arena);
+    }
 }

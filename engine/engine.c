@@ -59,8 +59,11 @@ enum engine_precision engine_instance_precision(const struct engine *engine,
 }
 
 const struct engine_kernel *engine_instance_kernel(const struct engine *engine,
-                                                   enum engine_precision precision)
+                                                   enum engine_precision precision, int64_t length)
 {
+    if (precision == ENGINE_PRECISION_F32 && length >= ENGINE_INSTANCE_LONG &&
+        engine->long_f32 != NULL)
+        return engine->long_f32;
     return engine->kernels[precision];
 }
 
@@ -107,14 +110,28 @@ static enum engine_code choose_f32(struct engine *engine, struct engine_error *e
     return engine_error_set(err, ENGINE_INTERNAL, "the self-check failed: %s", engine->facts.notes);
 }
 
+/* Float32 as six products of bfloat16 parts: checked in the place of the short calls' kernel. */
+static void choose_long_f32(struct engine *engine)
+{
+    const struct engine_kernel *usual = engine->kernels[ENGINE_PRECISION_F32];
+    const struct engine_kernel *kernel = engine_kernel_amx_x6();
+    if (take_kernel(engine, ENGINE_PRECISION_F32, kernel))
+        engine->long_f32 = kernel;
+    engine->kernels[ENGINE_PRECISION_F32] = usual;
+}
+
 static enum engine_code choose_kernels(struct engine *engine, struct engine_error *err)
 {
     const struct engine_cpu *cpu = engine_cpu();
     struct engine_facts *facts = &engine->facts;
     ENGINE_TRY(choose_f32(engine, err));
+    choose_long_f32(engine);
     (void)take_kernel(engine, ENGINE_PRECISION_X3, engine_kernel_amx_x3());
     (void)take_kernel(engine, ENGINE_PRECISION_BF16, engine_kernel_amx_bf16());
     name_kernel(facts->kernel_f32, sizeof facts->kernel_f32, engine->kernels[ENGINE_PRECISION_F32]);
+    if (engine->long_f32 != NULL)
+        snprintf(facts->kernel_f32, sizeof facts->kernel_f32, "%s+%s",
+                 engine->kernels[ENGINE_PRECISION_F32]->name, engine->long_f32->name);
     name_kernel(facts->kernel_x3, sizeof facts->kernel_x3, engine->kernels[ENGINE_PRECISION_X3]);
     name_kernel(facts->kernel_bf16, sizeof facts->kernel_bf16,
                 engine->kernels[ENGINE_PRECISION_BF16]);
@@ -219,8 +236,8 @@ static void end_plan(void *argument, enum engine_code code, const struct engine_
 }
 
 /* struct engine_job is the plan's pool job under the name that the server knows. */
-void engine_submit(struct engine *engine, struct engine_plan *plan,
-                   const struct engine_job_options *options, struct engine_job **ret)
+static void fill_options(struct engine_plan *plan, const struct engine_job_options *options,
+                         struct engine_job **ret)
 {
     plan->options = *options;
     plan->job.options = *options;
@@ -228,7 +245,25 @@ void engine_submit(struct engine *engine, struct engine_plan *plan,
     plan->job.options.argument = plan;
     if (ret != NULL)
         *ret = (struct engine_job *)plan; /* before "done" can come */
+}
+
+void engine_submit(struct engine *engine, struct engine_plan *plan,
+                   const struct engine_job_options *options, struct engine_job **ret)
+{
+    fill_options(plan, options, ret);
     engine_pool_submit(engine->pool, &plan->job);
+}
+
+bool engine_submit_helped(struct engine *engine, struct engine_plan *plan,
+                          const struct engine_job_options *options, struct engine_job **ret)
+{
+    fill_options(plan, options, ret);
+    return engine_pool_submit_helped(engine->pool, &plan->job);
+}
+
+void engine_help(struct engine *engine, struct engine_job *job)
+{
+    engine_pool_help(engine->pool, &((struct engine_plan *)job)->job);
 }
 
 void engine_job_cancel(struct engine_job *job)

@@ -206,8 +206,7 @@ void engine_plan_output(struct engine_plan *plan, enum engine_output output, voi
 struct engine_job_options {
     int64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none. Checked between units */
     int priority;        /* 1 highest; 0 the default, between */
-    /* Called exactly once, by a worker (or by the caller of engine_submit when it fails to
-     * start), after the last unit; code OK, DEADLINE, CANCELLED, or what went wrong. May run
+    /* Called exactly once, by a worker or a caller who helps, after the last unit; code OK, DEADLINE, CANCELLED, or what went wrong. May run
      * long work: it counts as part of the job. The job is gone when it returns. */
     void (*done)(void *argument, enum engine_code code, const struct engine_error *err);
     void *argument;
@@ -217,13 +216,23 @@ struct engine_job_options {
  * engine_inline_flops) and for tests. Any thread. */
 ENGINE_MUST_CHECK enum engine_code
 engine_run_inline(struct engine *engine, struct engine_plan *plan, struct engine_error *err);
-/* Runs on the workers and waits. Not from a worker. */
+/* Runs on the workers and, where a thread is free, on the calling one, and waits. Not from a
+ * worker. */
 ENGINE_MUST_CHECK enum engine_code engine_run(struct engine *engine, struct engine_plan *plan,
                                               struct engine_error *err);
 /* Hands the plan to the workers and returns. *ret (may be NULL) is for engine_job_cancel, valid
  * until "done" was called. */
 void engine_submit(struct engine *engine, struct engine_plan *plan,
                    const struct engine_job_options *options, struct engine_job **ret);
+/* The same for a caller who would compute along, for the sake of the 50 us that a sleeping worker
+ * takes to wake. true: engine_help must follow; the job exists until then. false: all threads are
+ * busy, the workers will do it alone. */
+ENGINE_MUST_CHECK bool engine_submit_helped(struct engine *engine, struct engine_plan *plan,
+                                            const struct engine_job_options *options,
+                                            struct engine_job **ret);
+/* Computes units of the job until none is left for the caller; "done" may be called meanwhile, here
+ * or by a worker, or come later. Not from a worker. */
+void engine_help(struct engine *engine, struct engine_job *job);
 /* Asks a job to stop between units: "done" follows with CANCELLED unless it was finished. The
  * caller must make sure that "done" has not returned yet. */
 void engine_job_cancel(struct engine_job *job);

@@ -4,7 +4,7 @@
  * AMX and oneDNN's bf16 matmul lies behind this table. A product C = L * R takes a left operand
  * (rows x depth: inputs, queries, attention weights) and a right operand (depth x columns:
  * layer weights, keys, values), each stored in the kernel's own format: float32 rows,
- * bfloat16 planes (one, or high and low), packed panels.
+ * bfloat16 planes (one to three), packed panels.
  *
  * A kernel refuses to know about heads, batches, masks or threads. Every operation works on
  * memory its caller owns, is safe on any thread, and is deterministic: an element of C has the
@@ -23,14 +23,17 @@ struct engine_left {
     void *data;
     int64_t depth;  /* columns of the operand */
     int64_t stride; /* elements between rows, as the kernel chose it */
-    size_t plane;   /* bytes from the high plane to the low one; 0: one plane */
+    int planes;     /* bfloat16 kernels: parts of a number, the greatest first */
+    size_t plane;   /* bytes from one plane to the next */
 };
 
 /* depth x columns. */
 struct engine_right {
     void *data;
     int64_t depth, columns;
+    int planes;
     size_t plane;
+    size_t bytes;      /* of data; set by who owns the memory */
     bool transposed;   /* made by right_write_columns: some kernels keep it so */
     const float *bias; /* where kernels take it: a value for each column, NULL for zeros */
 };
@@ -99,11 +102,13 @@ struct engine_kernel {
 };
 
 /* The kernels; NULL where the processor (or oneDNN) cannot. Ask after engine_cpu was read.
- * sgemm: oneDNN's, everywhere. avx512: own float32 panels. amx bf16 and x3: own tiles.
+ * sgemm: oneDNN's, everywhere. avx512: own float32 panels. amx bf16, x3, x6: own tiles, of which x6
+ * has the exactness of float32.
  * onednn bf16: packed matmul for machines with AVX512_BF16 and without AMX. */
 const struct engine_kernel *engine_kernel_sgemm(void);
 const struct engine_kernel *engine_kernel_avx512(void);
 const struct engine_kernel *engine_kernel_amx_bf16(void);
 const struct engine_kernel *engine_kernel_amx_x3(void);
+const struct engine_kernel *engine_kernel_amx_x6(void);
 
 #endif

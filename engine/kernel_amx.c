@@ -1,6 +1,11 @@
-/* kernel_amx.c - products on AMX tiles: "bf16" keeps operands as one bfloat16 plane; "x3" as two,
- * high and low (low = bf16(x - high)), and adds high*high + high*low + low*high in float32. What is
- * left out, low*low, is 2^-18 of a product.
+/* kernel_amx.c - products on AMX tiles. Operands are kept as planes of bfloat16, each number as the
+ * sum of its parts:
+ *     bf16  one, rounded;
+ *     x3    two, high and low (low = bf16(x - high)); high*high + high*low + low*high: what is left
+ *           out, low*low, is 2^-18 of a product;
+ *     x6    three of 8 bits, cut, which is all of a float32; the six products of more than 2^-22.
+ *           The sum is as exact as one of float32 products, and sooner ready.
+ * Sums are float32, the small products first within each tile of depth.
  *
  * Left: rows of bfloat16, the depth padded to 32 with zeros. Right: panels of 32 columns (the last
  * one of 16 if that is enough), [columns/32][depth/32][2][16][16][2]: each 1 KB tile holds 16 pairs
@@ -9,8 +14,9 @@
  * Two panels are taken in blocks of 64 x 256 (x3: of 64 x 128 in two planes) = 32 KB, which stay in
  * L1 while all rows pass over them, 32 rows = 16 KB at a time, read from L2 once for both panels;
  * sums rest in C in between. One panel in blocks of 384 takes L2 twice as much and is 10 % slower,
- * and so are deeper or shallower blocks. An element is one sum in ascending depth whatever is
- * computed beside it.
+ * and so are deeper or shallower blocks. x6 computes six times as long on what it loads: one panel
+ * in its whole depth is best there (320 GF/s; blocks of 64: 270). An element is one sum in
+ * ascending depth whatever is computed beside it.
  *
  * Rows beyond the last one are computed and thrown away: operands have room for 15 more rows.
  * Incomplete tiles of C go through scratch. A live depth that is no multiple of 32 has its last
@@ -19,17 +25,25 @@
  * Traps: GCC 12's _tile_loadconfig declares 8 of 64 bytes as read, and its tile loads and stores
  * declare no memory at all: hence the asm and the barriers. LDTILECFG clears all tiles, so there is
  * one configuration. oneDNN's own AMX code releases it: acquire() loads it for each unit of work.
- * Refuses denormals, as the instructions do (they count as 0); under x3 also infinities: they make
- * their row or column NaN. */
+ * Refuses denormals, as the instructions do (they count as 0); under x3 and x6 also infinities:
+ * they make their row or column NaN. */
 #include "engine/kernel.h"
 
 #include <string.h>
 
 #include "engine/cpu.h"
+#include "engine/kernel_planes.h"
 #include "engine/kernel_vectors.h"
 
-enum { TILE = 16, PANEL = 32, DEPTH = 32, LINE = 64, TILE_BYTES = 1024 };
-enum { DEPTH_BLOCK = 256, GROUP = 2 * PANEL, FEW_ROWS = 32 };
+enum {
+    TILE = 16,
+    PANEL = 32,
+    DEPTH = 32,
+    LINE = 64,
+    TILE_BYTES = 1024,
+    MAX_PLANES = ENGINE_KERNEL_PLANES
+};
+enum { DEPTH_BLOCK = 256, DEPTH_BLOCK_X6 = 768, GROUP = 2 * PANEL, FEW_ROWS = 32 };
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -51,27 +65,6 @@ static int64_t padded_columns(int64_t columns)
     return ceil_div(columns, TILE) * TILE;
 }
 
-/* ---- conversion ----------------------------------------------------------------------------- */
-
-/* 32 values in order; ties to even, denormals to 0. */
-static inline __m512i to_bf16(__m512 first, __m512 second)
-{
-    return (__m512i)_mm512_cvtne2ps_pbh(second, first);
-}
-
-/* x - high; NaN for an infinity, which times a low plane of 0 would be NaN anyway. */
-static inline __m512 rest_of(__m512 x, __m256i high)
-{
-    __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
-    return _mm512_sub_ps(x, _mm512_castsi512_ps(bits));
-}
-
-static inline __m512i low_plane(__m512 first, __m512 second, __m512i high)
-{
-    return to_bf16(rest_of(first, _mm512_castsi512_si256(high)),
-                   rest_of(second, _mm512_extracti64x4_epi64(high, 1)));
-}
-
 /* ---- left operands -------------------------------------------------------------------------- */
 
 /* Strides of whole kilobytes would put all rows of a tile into a few sets of L1: one line more. */
@@ -81,79 +74,101 @@ static int64_t left_stride(int64_t depth)
     return stride % 512 == 0 ? stride + DEPTH : stride;
 }
 
-static size_t init_left(struct engine_left *left, int64_t rows, int64_t depth, bool two_planes)
+static size_t init_left(struct engine_left *left, int64_t rows, int64_t depth, int planes)
 {
     left->depth = depth;
     left->stride = left_stride(depth);
-    size_t bytes = (size_t)(rows + TILE - 1) * (size_t)left->stride * sizeof(uint16_t);
-    left->plane = two_planes ? bytes : 0;
-    return two_planes ? 2 * bytes : bytes;
+    left->planes = planes;
+    left->plane = (size_t)(rows + TILE - 1) * (size_t)left->stride * sizeof(uint16_t);
+    return (size_t)planes * left->plane;
 }
 
 static size_t left_init_bf16(struct engine_left *left, int64_t rows, int64_t depth)
 {
-    return init_left(left, rows, depth, false);
+    return init_left(left, rows, depth, 1);
 }
 
 static size_t left_init_x3(struct engine_left *left, int64_t rows, int64_t depth)
 {
-    return init_left(left, rows, depth, true);
+    return init_left(left, rows, depth, 2);
 }
 
-static void write_left_row(uint16_t *to, size_t plane, const float *from, int64_t columns)
+static size_t left_init_x6(struct engine_left *left, int64_t rows, int64_t depth)
+{
+    return init_left(left, rows, depth, 3);
+}
+
+static inline __attribute__((always_inline)) void
+write_left_row(const int planes, uint16_t *to, size_t plane, const float *from, int64_t columns)
 {
     for (int64_t j = 0; j < columns; j += 32) {
         __mmask32 lanes = engine_kernel_vectors_lanes32(columns - j);
-        __m512 first = _mm512_maskz_loadu_ps((__mmask16)lanes, from + j);
-        __m512 second = _mm512_maskz_loadu_ps((__mmask16)(lanes >> 16), from + j + 16);
-        __m512i high = to_bf16(first, second);
-        _mm512_mask_storeu_epi16(to + j, lanes, high);
-        if (plane != 0)
-            _mm512_mask_storeu_epi16((char *)(to + j) + plane, lanes,
-                                     low_plane(first, second, high));
+        __m512i parts[MAX_PLANES];
+        engine_kernel_planes_split(planes, _mm512_maskz_loadu_ps((__mmask16)lanes, from + j),
+                                   _mm512_maskz_loadu_ps((__mmask16)(lanes >> 16), from + j + 16),
+                                   parts);
+        ENGINE_KERNEL_VECTORS_UNROLL
+        for (int i = 0; i < planes; i++)
+            _mm512_mask_storeu_epi16((char *)(to + j) + (size_t)i * plane, lanes, parts[i]);
     }
 }
 
 /* Who writes a row's last column writes the zeros behind it. */
-static void left_write(const struct engine_left *left, int64_t row0, int64_t rows, int64_t column0,
-                       int64_t columns, const float *tile, int64_t tile_stride)
+static inline __attribute__((always_inline)) void
+write_left(const int planes, const struct engine_left *left, int64_t row0, int64_t rows,
+           int64_t column0, int64_t columns, const float *tile, int64_t tile_stride)
 {
     size_t tail = 0;
     if (column0 + columns == left->depth)
         tail = (size_t)(padded_depth(left->depth) - left->depth) * sizeof(uint16_t);
     for (int64_t i = 0; i < rows; i++) {
         uint16_t *to = (uint16_t *)left->data + (row0 + i) * left->stride + column0;
-        write_left_row(to, left->plane, tile + i * tile_stride, columns);
-        if (tail != 0)
-            memset(to + columns, 0, tail);
-        if (left->plane != 0 && tail != 0)
-            memset((char *)(to + columns) + left->plane, 0, tail);
+        write_left_row(planes, to, left->plane, tile + i * tile_stride, columns);
+        for (int p = 0; p < planes && tail > 0; p++)
+            memset((char *)(to + columns) + (size_t)p * left->plane, 0, tail);
     }
+}
+
+static void left_write(const struct engine_left *left, int64_t row0, int64_t rows, int64_t column0,
+                       int64_t columns, const float *tile, int64_t tile_stride)
+{
+    if (left->planes == 1)
+        write_left(1, left, row0, rows, column0, columns, tile, tile_stride);
+    else if (left->planes == 2)
+        write_left(2, left, row0, rows, column0, columns, tile, tile_stride);
+    else
+        write_left(3, left, row0, rows, column0, columns, tile, tile_stride);
 }
 
 /* ---- right operands ------------------------------------------------------------------------- */
 
 static size_t init_right(struct engine_right *right, int64_t depth, int64_t columns,
-                         bool transposed, bool two_planes)
+                         bool transposed, int planes)
 {
-    size_t bytes = (size_t)padded_depth(depth) * (size_t)padded_columns(columns) * sizeof(uint16_t);
     right->depth = depth;
     right->columns = columns;
     right->transposed = transposed;
-    right->plane = two_planes ? bytes : 0;
-    return two_planes ? 2 * bytes : bytes;
+    right->planes = planes;
+    right->plane = (size_t)padded_depth(depth) * (size_t)padded_columns(columns) * sizeof(uint16_t);
+    return (size_t)planes * right->plane;
 }
 
 static size_t right_init_bf16(struct engine_right *right, int64_t depth, int64_t columns,
                               bool transposed)
 {
-    return init_right(right, depth, columns, transposed, false);
+    return init_right(right, depth, columns, transposed, 1);
 }
 
 static size_t right_init_x3(struct engine_right *right, int64_t depth, int64_t columns,
                             bool transposed)
 {
-    return init_right(right, depth, columns, transposed, true);
+    return init_right(right, depth, columns, transposed, 2);
+}
+
+static size_t right_init_x6(struct engine_right *right, int64_t depth, int64_t columns,
+                            bool transposed)
+{
+    return init_right(right, depth, columns, transposed, 3);
 }
 
 /* Tiles side by side in the panel of column n: 2, or 1 in a narrow last one. */
@@ -171,20 +186,21 @@ static char *right_at(const struct engine_right *right, int64_t k, int64_t n)
 }
 
 /* Pairs of 16 columns: two rows of R, the second NULL for zeros, interleaved. */
-static inline void write_pair(char *to, size_t plane, const float *row, const float *second_row,
-                              __mmask16 lanes)
+static inline __attribute__((always_inline)) void write_pair(const int planes, char *to,
+                                                             size_t plane, const float *row,
+                                                             const float *second_row,
+                                                             __mmask16 lanes)
 {
     const __m512i order =
         _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
                          21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    __m512 first = _mm512_maskz_loadu_ps(lanes, row);
-    __m512 second =
-        second_row != NULL ? _mm512_maskz_loadu_ps(lanes, second_row) : _mm512_setzero_ps();
-    __m512i high = to_bf16(first, second);
-    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, high));
-    if (plane != 0)
-        _mm512_storeu_si512(to + plane,
-                            _mm512_permutexvar_epi16(order, low_plane(first, second, high)));
+    __m512i parts[MAX_PLANES];
+    engine_kernel_planes_split(
+        planes, _mm512_maskz_loadu_ps(lanes, row),
+        second_row != NULL ? _mm512_maskz_loadu_ps(lanes, second_row) : _mm512_setzero_ps(), parts);
+    ENGINE_KERNEL_VECTORS_UNROLL
+    for (int i = 0; i < planes; i++)
+        _mm512_storeu_si512(to + (size_t)i * plane, _mm512_permutexvar_epi16(order, parts[i]));
 }
 
 /* The pairs from depth k on up to the padded depth become zero, for the 16 columns from n on. */
@@ -192,22 +208,22 @@ static void clear_right_tail(const struct engine_right *right, int64_t k, int64_
 {
     for (; k < padded_depth(right->depth); k += 2) {
         char *to = right_at(right, k / DEPTH * DEPTH, n) + k % DEPTH / 2 * LINE;
-        memset(to, 0, LINE);
-        if (right->plane != 0)
-            memset(to + right->plane, 0, LINE);
+        for (int i = 0; i < right->planes; i++)
+            memset(to + (size_t)i * right->plane, 0, LINE);
     }
 }
 
-static void right_write_rows(const struct engine_right *right, int64_t k0, int64_t rows,
-                             int64_t column0, int64_t columns, const float *tile,
-                             int64_t tile_stride)
+static inline __attribute__((always_inline)) void
+write_rows(const int planes, const struct engine_right *right, int64_t k0, int64_t rows,
+           int64_t column0, int64_t columns, const float *tile, int64_t tile_stride)
 {
     for (int64_t j = 0; j < columns; j += TILE) {
         __mmask16 lanes = engine_kernel_vectors_lanes16(columns - j);
         for (int64_t i = 0; i < rows; i += 2) {
             int64_t k = k0 + i;
             const float *row = tile + i * tile_stride + j;
-            write_pair(right_at(right, k / DEPTH * DEPTH, column0 + j) + k % DEPTH / 2 * LINE,
+            write_pair(planes,
+                       right_at(right, k / DEPTH * DEPTH, column0 + j) + k % DEPTH / 2 * LINE,
                        right->plane, row, i + 1 < rows ? row + tile_stride : NULL, lanes);
         }
         if (k0 + rows == right->depth)
@@ -215,40 +231,60 @@ static void right_write_rows(const struct engine_right *right, int64_t k0, int64
     }
 }
 
-/* One tile (and its low one) from 16 keys (fewer: the others become 0) by up to 32 of depth. */
-static void write_tile_of_keys(char *to, size_t plane, const float *tile, int64_t tile_stride,
-                               int64_t count, int64_t depth)
+static void right_write_rows(const struct engine_right *right, int64_t k0, int64_t rows,
+                             int64_t column0, int64_t columns, const float *tile,
+                             int64_t tile_stride)
+{
+    if (right->planes == 1)
+        write_rows(1, right, k0, rows, column0, columns, tile, tile_stride);
+    else if (right->planes == 2)
+        write_rows(2, right, k0, rows, column0, columns, tile, tile_stride);
+    else
+        write_rows(3, right, k0, rows, column0, columns, tile, tile_stride);
+}
+
+/* One tile of each plane from 16 keys (fewer: the others become 0) by up to 32 of depth. */
+static inline __attribute__((always_inline)) void
+write_tile_of_keys(const int planes, char *to, size_t plane, const float *tile, int64_t tile_stride,
+                   int64_t count, int64_t depth)
 {
     __mmask32 lanes = engine_kernel_vectors_lanes32(depth);
-    __m512i high[16], low[16];
+    __m512i parts[MAX_PLANES][16];
     ENGINE_KERNEL_VECTORS_UNROLL
     for (int i = 0; i < 16; i++) {
         __mmask32 k = i < count ? lanes : 0;
         const float *row = tile + (i < count ? i : 0) * tile_stride;
-        __m512 first = _mm512_maskz_loadu_ps((__mmask16)k, row);
-        __m512 second = _mm512_maskz_loadu_ps((__mmask16)(k >> 16), row + 16);
-        high[i] = to_bf16(first, second);
-        low[i] = plane != 0 ? low_plane(first, second, high[i]) : _mm512_setzero_si512();
+        __m512i of_row[MAX_PLANES];
+        engine_kernel_planes_split(planes, _mm512_maskz_loadu_ps((__mmask16)k, row),
+                                   _mm512_maskz_loadu_ps((__mmask16)(k >> 16), row + 16), of_row);
+        ENGINE_KERNEL_VECTORS_UNROLL
+        for (int p = 0; p < planes; p++)
+            parts[p][i] = of_row[p];
     }
-    engine_kernel_vectors_transpose(high);
     ENGINE_KERNEL_VECTORS_UNROLL
-    for (int i = 0; i < 16; i++)
-        _mm512_storeu_si512(to + i * LINE, high[i]);
-    if (plane == 0)
-        return;
-    engine_kernel_vectors_transpose(low);
-    ENGINE_KERNEL_VECTORS_UNROLL
-    for (int i = 0; i < 16; i++)
-        _mm512_storeu_si512(to + plane + i * LINE, low[i]);
+    for (int p = 0; p < planes; p++) {
+        engine_kernel_vectors_transpose(parts[p]);
+        ENGINE_KERNEL_VECTORS_UNROLL
+        for (int i = 0; i < 16; i++)
+            _mm512_storeu_si512(to + (size_t)p * plane + i * LINE, parts[p][i]);
+    }
 }
 
 static void right_write_columns(const struct engine_right *right, int64_t n0, int64_t count,
                                 const float *tile, int64_t tile_stride)
 {
     for (int64_t i = 0; i < count; i += TILE)
-        for (int64_t k = 0; k < right->depth; k += DEPTH)
-            write_tile_of_keys(right_at(right, k, n0 + i), right->plane, tile + i * tile_stride + k,
-                               tile_stride, count - i, right->depth - k);
+        for (int64_t k = 0; k < right->depth; k += DEPTH) {
+            char *to = right_at(right, k, n0 + i);
+            const float *from = tile + i * tile_stride + k;
+            int64_t depth = right->depth - k;
+            if (right->planes == 1)
+                write_tile_of_keys(1, to, right->plane, from, tile_stride, count - i, depth);
+            else if (right->planes == 2)
+                write_tile_of_keys(2, to, right->plane, from, tile_stride, count - i, depth);
+            else
+                write_tile_of_keys(3, to, right->plane, from, tile_stride, count - i, depth);
+        }
 }
 
 /* ---- tiles ---------------------------------------------------------------------------------- */
@@ -323,21 +359,37 @@ struct run {
             _tile_dpbf16ps(3, 5, 7);                                                               \
     } while (0)
 
-/* C += L R over a run; with two planes the small products first. */
+/* C += L R over a run; with several planes the small products first. The order lets an operand
+ * that is loaded serve two products. */
 static inline __attribute__((always_inline)) void
-accumulate(const bool two_rows, const bool two_columns, const bool two_planes,
-           const struct run *run, struct ahead *ahead)
+accumulate(const bool two_rows, const bool two_columns, const int planes, const struct run *run,
+           struct ahead *ahead)
 {
     const char *a = run->a, *b = run->b;
     for (int64_t i = 0; i < run->tiles; i++) {
         LOAD_LEFT(a);
-        if (two_planes) {
+        if (planes == 3) {
+            LOAD_RIGHT(b + 2 * run->b_plane);
+            MULTIPLY();
+        }
+        if (planes >= 2) {
             LOAD_RIGHT(b + run->b_plane);
             MULTIPLY();
         }
-        LOAD_RIGHT(b);
-        MULTIPLY();
-        if (two_planes) {
+        if (planes == 3) {
+            LOAD_LEFT(a + run->a_plane);
+            MULTIPLY();
+            LOAD_RIGHT(b);
+            MULTIPLY();
+            LOAD_LEFT(a + 2 * run->a_plane);
+            MULTIPLY();
+            LOAD_LEFT(a);
+            MULTIPLY();
+        } else {
+            LOAD_RIGHT(b);
+            MULTIPLY();
+        }
+        if (planes == 2) {
             LOAD_LEFT(a + run->a_plane);
             MULTIPLY();
         }
@@ -369,42 +421,48 @@ struct target {
 #define LOAD(tile, at, stride)  _tile_loadd(tile, at, stride)
 #define STORE(tile, at, stride) _tile_stored(tile, (void *)(uintptr_t)(at), stride)
 
-static inline __attribute__((always_inline)) void
-block(const bool two_rows, const bool two_columns, const bool two_planes, const struct target *t,
-      const struct run *whole, const struct run *rest, struct ahead *ahead)
+static inline __attribute__((always_inline)) void block(const bool two_rows, const bool two_columns,
+                                                        const int planes, const struct target *t,
+                                                        const struct run *whole,
+                                                        const struct run *rest, struct ahead *ahead)
 {
     barrier();
     if (t->from != NULL)
         FOR_EACH_TILE(LOAD, t->from, t->from_stride);
     else
         FOR_EACH_TILE(CLEAR, t->from, t->from_stride);
-    accumulate(two_rows, two_columns, two_planes, whole, ahead);
+    accumulate(two_rows, two_columns, planes, whole, ahead);
     if (rest != NULL)
-        accumulate(two_rows, two_columns, two_planes, rest, ahead);
+        accumulate(two_rows, two_columns, planes, rest, ahead);
     FOR_EACH_TILE(STORE, t->c, t->stride);
     barrier();
 }
 
-#define BLOCK(name, two_rows, two_columns, two_planes)                                             \
+#define BLOCK(name, two_rows, two_columns, planes)                                                 \
     static void block_##name(const struct target *t, const struct run *whole,                      \
                              const struct run *rest, struct ahead *ahead)                          \
     {                                                                                              \
-        block(two_rows, two_columns, two_planes, t, whole, rest, ahead);                           \
+        block(two_rows, two_columns, planes, t, whole, rest, ahead);                               \
     }
-BLOCK(bf16_1x1, false, false, false)
-BLOCK(bf16_1x2, false, true, false)
-BLOCK(bf16_2x1, true, false, false)
-BLOCK(bf16_2x2, true, true, false)
-BLOCK(x3_1x1, false, false, true)
-BLOCK(x3_1x2, false, true, true)
-BLOCK(x3_2x1, true, false, true)
-BLOCK(x3_2x2, true, true, true)
+BLOCK(bf16_1x1, false, false, 1)
+BLOCK(bf16_1x2, false, true, 1)
+BLOCK(bf16_2x1, true, false, 1)
+BLOCK(bf16_2x2, true, true, 1)
+BLOCK(x3_1x1, false, false, 2)
+BLOCK(x3_1x2, false, true, 2)
+BLOCK(x3_2x1, true, false, 2)
+BLOCK(x3_2x2, true, true, 2)
+BLOCK(x6_1x1, false, false, 3)
+BLOCK(x6_1x2, false, true, 3)
+BLOCK(x6_2x1, true, false, 3)
+BLOCK(x6_2x2, true, true, 3)
 
 /* By planes, rows, columns. */
-static void (*const blocks[2][2][2])(const struct target *, const struct run *, const struct run *,
-                                     struct ahead *) = {
+static void (*const blocks[MAX_PLANES][2][2])(const struct target *, const struct run *,
+                                              const struct run *, struct ahead *) = {
     {{block_bf16_1x1, block_bf16_1x2}, {block_bf16_2x1, block_bf16_2x2}},
     {{block_x3_1x1, block_x3_1x2}, {block_x3_2x1, block_x3_2x2}},
+    {{block_x6_1x1, block_x6_1x2}, {block_x6_2x1, block_x6_2x2}},
 };
 
 /* ---- the product ---------------------------------------------------------------------------- */
@@ -412,8 +470,8 @@ static void (*const blocks[2][2][2])(const struct target *, const struct run *, 
 /* The calling thread's: tiles at the edge of C, and the last tiles of an incomplete depth. */
 struct scratch {
     float c[2 * TILE][PANEL];
-    char a[2][2 * TILE][LINE]; /* by plane */
-    char b[2][2][TILE][LINE];
+    char a[MAX_PLANES][2 * TILE][LINE]; /* by plane */
+    char b[MAX_PLANES][2][TILE][LINE];
 };
 
 struct product {
@@ -447,7 +505,7 @@ static void copy_rest(const struct product *p, const struct run *from, int64_t r
 {
     struct scratch *s = p->scratch;
     int64_t valid = p->depth % DEPTH;
-    for (int plane = 0; plane < (from->a_plane != 0 ? 2 : 1); plane++) {
+    for (int plane = 0; plane < p->left->planes; plane++) {
         const char *a = from->a + (size_t)plane * from->a_plane;
         const char *b = from->b + (size_t)plane * from->b_plane;
         for (int64_t i = 0; i < rows; i++)
@@ -468,7 +526,12 @@ static void copy_rest(const struct product *p, const struct run *from, int64_t r
 
 static int64_t depth_block(const struct engine_left *left)
 {
-    return left->plane != 0 ? DEPTH_BLOCK / 2 : DEPTH_BLOCK;
+    return left->planes == 3 ? DEPTH_BLOCK_X6 : DEPTH_BLOCK / left->planes;
+}
+
+static int64_t group_columns(const struct engine_left *left)
+{
+    return left->planes == 3 ? PANEL : GROUP;
 }
 
 /* What a block of C at depth k starts from: the sums so far, a row of biases (a stride of 0), or
@@ -533,27 +596,29 @@ static void multiply_block(struct product *p, int64_t i, int64_t j, int64_t k)
         target.from = target.from != NULL ? target.c : NULL;
         target.from_stride = target.stride;
     }
-    blocks[p->left->plane != 0][two_rows][two_columns](&target, &whole, &rest, &p->ahead);
+    blocks[p->left->planes - 1][two_rows][two_columns](&target, &whole, &rest, &p->ahead);
     if (!direct)
         copy_block(c, p->c_stride, target.c, PANEL, rows, columns);
 }
 
-/* All whole blocks of 32 rows by two whole panels, over a block of depth: most of the work, without
- * the questions that edges ask. Returns the rows done. */
+/* All whole blocks of 32 rows by one or two whole panels, over a block of depth: most of the work,
+ * without the questions that edges ask. Returns the rows done. */
 static inline __attribute__((always_inline)) int64_t
-multiply_group(const bool two_planes, struct product *p, int64_t j, int64_t k)
+multiply_group(const int planes, const int panels, struct product *p, int64_t j, int64_t k)
 {
     struct run run = run_at(p, 0, j, k);
     struct target target = target_at(p, 0, j, k);
     int64_t panel = padded_depth(p->right->depth) * PANEL * (int64_t)sizeof(uint16_t), i = 0;
     for (; i + 2 * TILE <= p->rows; i += 2 * TILE) {
-        struct target second = target;
-        struct run next = run;
-        block(true, true, two_planes, &target, &run, NULL, &p->ahead);
-        next.b += panel;
-        second.c += PANEL;
-        second.from += second.from != NULL ? PANEL : 0;
-        block(true, true, two_planes, &second, &next, NULL, &p->ahead);
+        block(true, true, planes, &target, &run, NULL, &p->ahead);
+        if (panels == 2) {
+            struct target second = target;
+            struct run next = run;
+            next.b += panel;
+            second.c += PANEL;
+            second.from += second.from != NULL ? PANEL : 0;
+            block(true, true, planes, &second, &next, NULL, &p->ahead);
+        }
         run.a += 2 * TILE * run.a_stride;
         target.c += 2 * TILE * p->c_stride;
         if (target.from_stride != 0)
@@ -564,19 +629,26 @@ multiply_group(const bool two_planes, struct product *p, int64_t j, int64_t k)
 
 static int64_t multiply_group_bf16(struct product *p, int64_t j, int64_t k)
 {
-    return multiply_group(false, p, j, k);
+    return multiply_group(1, 2, p, j, k);
 }
 
 static int64_t multiply_group_x3(struct product *p, int64_t j, int64_t k)
 {
-    return multiply_group(true, p, j, k);
+    return multiply_group(2, 2, p, j, k);
+}
+
+static int64_t multiply_group_x6(struct product *p, int64_t j, int64_t k)
+{
+    return multiply_group(3, 1, p, j, k);
 }
 
 static void multiply_columns(struct product *p, int64_t j, int64_t k)
 {
-    int64_t end = least(p->columns, j + GROUP), done = 0;
-    if (end - j == GROUP && !is_cut(p, k))
-        done = p->left->plane != 0 ? multiply_group_x3(p, j, k) : multiply_group_bf16(p, j, k);
+    static int64_t (*const multiply_groups[MAX_PLANES])(struct product *, int64_t, int64_t) = {
+        multiply_group_bf16, multiply_group_x3, multiply_group_x6};
+    int64_t group = group_columns(p->left), end = least(p->columns, j + group), done = 0;
+    if (end - j == group && !is_cut(p, k))
+        done = multiply_groups[p->left->planes - 1](p, j, k);
     for (int64_t i = done; i < p->rows; i += 2 * TILE)
         for (int64_t n = j; n < end; n += PANEL)
             multiply_block(p, i, n, k);
@@ -611,8 +683,9 @@ static void multiply(const struct engine_left *left, int64_t row0, int64_t rows,
         .add = add,
         .scratch = scratch,
     };
+    int64_t group = group_columns(left);
     p.ahead = prefetch_plan(&p, next, next_bytes);
-    for (int64_t j = 0; j < columns; j += GROUP) {
+    for (int64_t j = 0; j < columns; j += group) {
         int64_t k = 0;
         do {
             multiply_columns(&p, j, k);
@@ -658,6 +731,28 @@ const struct engine_kernel *engine_kernel_amx_x3(void)
         .multiply = multiply,
         .finish = engine_kernel_vectors_finish,
         .scale = engine_kernel_vectors_scale,
+        .softmax = engine_softmax_amx_rows,
+    };
+    return engine_cpu()->amx ? &kernel : NULL;
+}
+
+const struct engine_kernel *engine_kernel_amx_x6(void)
+{
+    static const struct engine_kernel kernel = {
+        .name = "amx_x6",
+        .acquire = acquire,
+        .release = release,
+        .takes_bias = true,
+        .left_init = left_init_x6,
+        .left_write = left_write,
+        .right_init = right_init_x6,
+        .right_write_rows = right_write_rows,
+        .right_write_columns = right_write_columns,
+        .scratch_bytes = sizeof(struct scratch),
+        .multiply = multiply,
+        .finish = engine_kernel_vectors_finish,
+        .scale = engine_kernel_vectors_scale,
+        .softmax = engine_softmax_amx_rows,
     };
     return engine_cpu()->amx ? &kernel : NULL;
 }

@@ -40,7 +40,6 @@ static int64_t padded16(int64_t columns)
 static size_t left_init(struct engine_left *left, int64_t rows, int64_t depth)
 {
     left->depth = left->stride = depth;
-    left->plane = 0;
     return (size_t)rows * (size_t)depth * sizeof(float);
 }
 
@@ -57,7 +56,6 @@ static size_t right_init(struct engine_right *right, int64_t depth, int64_t colu
 {
     right->depth = depth;
     right->columns = columns;
-    right->plane = 0;
     right->transposed = transposed;
     return (size_t)depth * (size_t)padded16(columns) * sizeof(float);
 }

@@ -4,13 +4,14 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "engine/instance.h"
 #include "engine/penalties.h"
 
 /* Columns of a block: own kernels prefetch the next block while this one (768 x 64 floats are
  * 196 KB) stays in L2; sgemm packs its left operand anew for each call and wants them wide. */
-enum { BLOCK_COLUMNS = 64, BLOCK_COLUMNS_SGEMM = 256 };
+enum { BLOCK_COLUMNS = 64, BLOCK_COLUMNS_SGEMM = 256, HUGE_PAGE_BYTES = 2 << 20 };
 
 /* ---- packing ------------------------------------------------------------------------------ */
 
@@ -39,8 +40,8 @@ static size_t place(struct engine_model_projection *p, const struct engine_kerne
         size = (size + 63) & ~(size_t)63;
         if (memory != NULL) {
             right.data = memory + bytes;
+            right.bytes = size;
             p->rights[b] = right;
-            p->block_bytes = b == 0 ? size : p->block_bytes;
         }
         bytes += size;
     }
@@ -215,6 +216,18 @@ static enum engine_code pack_part(const struct engine_model *model, struct engin
     return ENGINE_OK;
 }
 
+/* A block is read from end to end for every rows that pass: with small pages that is a miss in the
+ * translation cache every 64 lines. */
+static void *alloc_weights(size_t bytes)
+{
+    size_t page = bytes >= HUGE_PAGE_BYTES ? HUGE_PAGE_BYTES : 64;
+    size_t rounded = (bytes + page - 1) / page * page;
+    void *memory = aligned_alloc(page, rounded);
+    if (memory != NULL && page == HUGE_PAGE_BYTES)
+        (void)madvise(memory, rounded, MADV_HUGEPAGE); /* a wish; slower without, not wrong */
+    return memory;
+}
+
 static enum engine_code pack(const struct engine_model *model, const struct engine_kernel *kernel,
                              struct engine_model_packed *ret, struct engine_error *err)
 {
@@ -232,7 +245,7 @@ static enum engine_code pack(const struct engine_model *model, const struct engi
         if (packed.parts[i].rights == NULL)
             code = ENGINE_OUT_OF_MEMORY;
     }
-    packed.memory = aligned_alloc(64, packed.bytes + 64);
+    packed.memory = alloc_weights(packed.bytes + 64);
     if (code != ENGINE_OK || packed.memory == NULL) {
         reset_packed(&packed);
         return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory to pack the weights");
@@ -250,13 +263,14 @@ static enum engine_code pack(const struct engine_model *model, const struct engi
     return code;
 }
 
-enum engine_code engine_model_pack(struct engine_model *model, enum engine_precision precision,
-                                   const struct engine_kernel *kernel,
+enum engine_code engine_model_pack(struct engine_model *model, const struct engine_kernel *kernel,
                                    const struct engine_model_packed **ret, struct engine_error *err)
 {
-    struct engine_model_packed *packed = &model->packed[precision];
+    struct engine_model_packed *packed = model->packed;
     enum engine_code code = ENGINE_OK;
     pthread_mutex_lock(&model->lock);
+    while (packed->kernel != NULL && packed->kernel != kernel)
+        packed++;
     if (packed->kernel == NULL)
         code = pack(model, kernel, packed, err);
     pthread_mutex_unlock(&model->lock);
@@ -302,7 +316,9 @@ static enum engine_code fill(struct engine_model *model, const struct engine_mod
     if (model->config.policy == ENGINE_POLICY_FLOAT64)
         return ENGINE_OK; /* the reference reads the weights as they are */
     enum engine_precision precision = engine_instance_precision(model->engine, model->precision);
-    return engine_model_pack(model, precision, engine_instance_kernel(model->engine, precision),
+    ENGINE_TRY(engine_model_pack(model, engine_instance_kernel(model->engine, precision, 0),
+                                 &packed, err));
+    return engine_model_pack(model, engine_instance_kernel(model->engine, precision, INT64_MAX),
                              &packed, err);
 }
 
@@ -336,7 +352,7 @@ void engine_model_release(struct engine_model *model)
 {
     if (model == NULL || atomic_fetch_sub(&model->references, 1) != 1)
         return;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < ENGINE_MODEL_PACKINGS; i++)
         reset_packed(&model->packed[i]);
     engine_weights_reset(&model->weights);
     pthread_mutex_destroy(&model->lock);
@@ -356,7 +372,7 @@ enum engine_precision engine_model_precision(const struct engine_model *model)
 size_t engine_model_bytes(const struct engine_model *model)
 {
     size_t bytes = model->weights.bytes;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < ENGINE_MODEL_PACKINGS; i++)
         bytes += model->packed[i].bytes;
     return bytes;
 }

@@ -5,7 +5,8 @@
  * The query's weights and bias carry the factor 1/sqrt(key_dim).
  * Each projection is cut into blocks of whole heads (of columns, for the output), each a right
  * operand of its own: a block stays in L2 while all rows pass over it.
- * Weights are packed for a precision when it is first used. Threads: any. */
+ * Weights are packed for the kernels of the model's own precision at load, for others when they are
+ * first used. Threads: any. */
 #ifndef ENGINE_MODEL_H
 #define ENGINE_MODEL_H
 
@@ -28,7 +29,6 @@ enum engine_model_part {
 struct engine_model_projection {
     int64_t depth, heads, width, block_heads, blocks;
     struct engine_right *rights;
-    size_t block_bytes;
     const float *bias; /* heads x width; NULL: none */
 };
 
@@ -40,6 +40,9 @@ struct engine_model_packed {
     size_t bytes;
 };
 
+/* Kernels that one engine can use: two for f32, one for each other precision. */
+enum { ENGINE_MODEL_PACKINGS = 4 };
+
 struct engine_model {
     atomic_int references;
     struct engine *engine;
@@ -49,14 +52,13 @@ struct engine_model {
     float position_bound; /* greatest absolute relative position */
     atomic_uint turns;    /* plans made: every other one takes the weights backwards */
     pthread_mutex_t lock; /* packing */
-    struct engine_model_packed packed[4];
+    struct engine_model_packed packed[ENGINE_MODEL_PACKINGS]; /* one for each kernel */
 };
 
 int64_t engine_model_output_width(const struct engine_model *model);
 
-/* The weights for a precision and its kernel; packs them at the first call. */
+/* The weights for a kernel; packs them at the first call. */
 ENGINE_MUST_CHECK enum engine_code engine_model_pack(struct engine_model *model,
-                                                     enum engine_precision precision,
                                                      const struct engine_kernel *kernel,
                                                      const struct engine_model_packed **ret,
                                                      struct engine_error *err);

@@ -17,7 +17,6 @@ void engine_onednn_version(char *text, size_t size)
 static size_t left_init(struct engine_left *left, int64_t rows, int64_t depth)
 {
     left->depth = left->stride = depth;
-    left->plane = 0;
     return (size_t)rows * (size_t)depth * sizeof(float);
 }
 
@@ -40,7 +39,6 @@ static size_t right_init(struct engine_right *right, int64_t depth, int64_t colu
 {
     right->depth = depth;
     right->columns = columns;
-    right->plane = 0;
     right->transposed = transposed;
     return (size_t)depth * (size_t)columns * sizeof(float);
 }

@@ -1,7 +1,6 @@
 /* plan.c - see plan.h. */
 #include "engine/plan.h"
 
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -15,6 +14,12 @@ enum { BLOCK_ROWS = 256, TILE_BYTES = 256 << 10, IN_PLACE_BYTES = 4 << 20 };
 
 /* A unit of about a third of a millisecond. */
 #define UNIT_FLOPS 60e6
+/* Attention in units of some microseconds at least, else taking them costs as much. */
+#define ATTEND_FLOPS 4e6
+
+/* Dead keys are skipped if in some row there are more than one in so many: to know that they may be
+ * costs a pass over queries, keys and values. */
+enum { WORTH_SKIPPING = 8 };
 
 void engine_plan_round(const struct engine_plan *plan, float *values, int64_t count)
 {
@@ -239,6 +244,13 @@ static void cut_attention(struct engine_plan *plan)
     if (plan->tile_rows > g->queries && g->queries > 0)
         plan->tile_rows = g->queries;
     plan->query_blocks = ceil_div(g->queries, plan->tile_rows);
+    double block_flops = 4.0 * (double)(plan->tile_rows * g->keys * (g->key_dim + g->value_dim));
+    int64_t most = ceil_div(g->outer * g->heads * plan->query_blocks,
+                            2 * (int64_t)plan->engine->facts.threads);
+    plan->attend_blocks =
+        block_flops < ATTEND_FLOPS ? (int64_t)(ATTEND_FLOPS / (block_flops + 1)) : 1;
+    plan->attend_blocks = plan->attend_blocks < most ? plan->attend_blocks : most;
+    plan->attend_blocks = plan->attend_blocks > 0 ? plan->attend_blocks : 1;
     double product = 2.0 * (double)g->outer * (double)g->queries * (double)g->keys;
     plan->facts.flops += product * (double)g->heads_new * (double)g->key_dim;
     if (plan->wants_output)
@@ -267,7 +279,8 @@ static void count_units(struct engine_plan *plan)
         units[ENGINE_PLAN_GATHER] += plan->inputs[i].units;
     for (int i = 0; i < ENGINE_MODEL_OUTPUT; i++)
         units[ENGINE_PLAN_PROJECT] += plan->stages[i].units;
-    units[ENGINE_PLAN_ATTEND] = g->outer * g->heads * plan->query_blocks;
+    units[ENGINE_PLAN_ATTEND] =
+        ceil_div(g->outer * g->heads * plan->query_blocks, plan->attend_blocks);
     units[ENGINE_PLAN_OUTPUT] = plan->stages[ENGINE_MODEL_OUTPUT].units;
     for (int i = 0; i < ENGINE_POOL_PHASES; i++)
         plan->facts.units += units[i];
@@ -349,7 +362,7 @@ static void fill_mask(struct engine_plan *plan, int64_t unit)
     if (plan->mask.query_stride != 0 || plan->model->config.policy != ENGINE_POLICY_FLOAT32)
         return;
     for (int64_t i = 0; i < rows; i++)
-        if (engine_mask_live(adder + i * keys, keys) < keys)
+        if (keys - engine_mask_live(adder + i * keys, keys) > keys / WORTH_SKIPPING)
             atomic_store_explicit(&plan->has_dead_keys, true, memory_order_relaxed);
 }
 
@@ -369,23 +382,24 @@ static void gather(struct engine_plan *plan, int64_t unit, struct engine_arena *
     }
 }
 
-static enum engine_code run(void *argument, int phase, int64_t unit, struct engine_arena *arena,
-                            struct engine_error *err)
+static enum engine_code run(void *argument, const struct engine_pool_unit *unit,
+                            struct engine_arena *arena, struct engine_error *err)
 {
     struct engine_plan *plan = argument;
+    int phase = unit->phase;
     const struct engine_kernel *kernel = plan->kernel;
     if (phase == ENGINE_PLAN_PREPARE)
         return prepare(plan, err);
     if (plan->is_wide)
-        return engine_wide_unit(plan, unit, err);
+        return engine_wide_unit(plan, unit->index, err);
     if (kernel->acquire != NULL)
         kernel->acquire();
     if (phase == ENGINE_PLAN_GATHER)
-        gather(plan, unit, arena);
+        gather(plan, unit->index, arena);
     else if (phase == ENGINE_PLAN_ATTEND)
-        engine_attention_unit(plan, unit, arena);
+        engine_attention_unit(plan, unit->index, arena);
     else
-        engine_projection_unit(plan, (enum engine_plan_phase)phase, unit, arena);
+        engine_projection_unit(plan, unit, arena);
     if (kernel->release != NULL)
         kernel->release();
     return ENGINE_OK;
@@ -402,9 +416,11 @@ static enum engine_code fill(struct engine_plan *plan, struct engine_error *err)
         plan->call.precision != ENGINE_PRECISION_DEFAULT ? plan->call.precision : model->precision;
     plan->is_wide = model->config.policy == ENGINE_POLICY_FLOAT64;
     plan->facts.precision = engine_instance_precision(plan->engine, wish);
-    plan->kernel = engine_instance_kernel(plan->engine, plan->facts.precision);
     ENGINE_TRY(
         engine_geometry_init(&plan->geometry, &model->config, &model->weights, &plan->call, err));
+    int64_t queries = plan->geometry.queries, keys = plan->geometry.keys;
+    plan->kernel = engine_instance_kernel(plan->engine, plan->facts.precision,
+                                          queries > keys ? queries : keys);
     ENGINE_TRY(check_wishes(plan, err));
     plan->facts.batch = plan->geometry.batch;
     plan->rounds = is_16_bit(plan);
@@ -417,7 +433,7 @@ static enum engine_code fill(struct engine_plan *plan, struct engine_error *err)
     ENGINE_TRY(shape_outputs(plan, err));
     if (plan->is_wide)
         return lay_out_wide(plan, err);
-    ENGINE_TRY(engine_model_pack(model, plan->facts.precision, plan->kernel, &plan->packed, err));
+    ENGINE_TRY(engine_model_pack(model, plan->kernel, &plan->packed, err));
     return lay_out(plan, err);
 }
 
@@ -425,9 +441,11 @@ enum engine_code engine_plan_create(struct engine *engine, struct engine_model *
                                     const struct engine_call *call, struct engine_plan **ret,
                                     struct engine_error *err)
 {
-    struct engine_plan *plan = calloc(1, sizeof *plan);
-    if (plan == NULL)
-        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for a plan");
+    struct engine_buffer memory;
+    ENGINE_TRY(engine_buffers_take(&engine->buffers, sizeof(struct engine_plan), &memory, err));
+    struct engine_plan *plan = memory.data;
+    memset(plan, 0, sizeof *plan);
+    plan->memory = memory;
     engine_model_retain(model);
     plan->engine = engine;
     plan->model = model;
@@ -449,7 +467,8 @@ void engine_plan_destroy(struct engine_plan *plan)
     if (plan == NULL)
         return;
     engine_model_release(plan->model);
-    free(plan);
+    struct engine_buffer memory = plan->memory; /* which the plan lies in */
+    engine_buffers_give(&plan->engine->buffers, &memory);
 }
 
 const struct engine_plan_facts *engine_plan_facts(const struct engine_plan *plan)

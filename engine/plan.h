@@ -73,7 +73,7 @@ struct engine_plan {
     bool rounds;    /* a 16-bit policy */
     bool backwards; /* blocks of weights from the last to the first */
     atomic_bool
-        has_dead_keys; /* the mask hides a suffix of the keys somewhere: known after gather */
+        has_dead_keys; /* the mask hides a long suffix of the keys somewhere: known after gather */
     bool is_wide; /* policy float64: wide.c computes it, of what follows only the mask is set */
     size_t wide_output_offset, wide_scores_offset;
     struct engine_mask mask;
@@ -84,9 +84,10 @@ struct engine_plan {
     struct engine_plan_operands queries, keys, values;
     size_t context_offset, adder_offset, bounds_offset;
     int64_t tile_rows, query_blocks, mask_units;
+    int64_t attend_blocks; /* blocks of queries of one head in a unit: several if they are small */
     int64_t score_heads, score_rows, score_keys; /* of the scores returned */
 
-    struct engine_buffer workspace;
+    struct engine_buffer workspace, memory; /* of the call's numbers; of this plan */
 };
 
 enum { ENGINE_PLAN_MASK_ROWS = 64, ENGINE_PLAN_GATHER_ROWS = 64 };

@@ -3,10 +3,21 @@
 
 #include <omp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
-enum { DEFAULT_PRIORITY = 4, OVERTAKING = 64, SPINS = 400 };
+enum { DEFAULT_PRIORITY = 4, OVERTAKING = 64 };
+
+/* How long idle threads look for work: about what a wake-up through the kernel takes, which is also
+ * the length of a unit of a small call, that is to say of the wait for the last unit of a phase. */
+#define SPIN_NS 50000
+
+/* The longest that Linux takes. */
+#define SLICE_NS 100000000
 
 /* Only for the order of jobs: nanoseconds that one flop is taken to need. */
 #define NS_PER_FLOP 0.01
@@ -17,7 +28,9 @@ struct engine_pool {
     pthread_cond_t work_came, job_ended;
     struct engine_pool_job *jobs; /* all that are not over */
     atomic_int waiting_jobs;      /* changed under the lock, read by idle workers without it */
-    int sleeping, busy, threads;
+    atomic_uint steps;            /* the same for helpers: phases and jobs ended */
+    int sleeping, threads;
+    int busy; /* workers with a unit or a report, and helpers */
     bool closing;
     pthread_t workers[];
 };
@@ -65,7 +78,8 @@ static void count_waiting(struct engine_pool *pool)
 {
     int waiting = 0;
     for (struct engine_pool_job *job = pool->jobs; job != NULL; job = job->next)
-        waiting += has_unit(job) || (job->over && job->workers == 0);
+        waiting +=
+            (has_unit(job) && pool->busy < pool->threads) || (job->over && job->workers == 0);
     atomic_store(&pool->waiting_jobs, waiting);
 }
 
@@ -91,7 +105,7 @@ static struct engine_pool_job *pick(struct engine_pool *pool)
         stop_if_asked(job, now);
         if (job->over && job->workers == 0)
             return job;
-        if (has_unit(job) && (best == NULL || is_before(job, best)))
+        if (has_unit(job) && pool->busy < pool->threads && (best == NULL || is_before(job, best)))
             best = job;
     }
     return best;
@@ -107,10 +121,10 @@ static void unlink_job(struct engine_pool *pool, struct engine_pool_job *job)
         job->next->previous = job->previous;
 }
 
-/* One wake-up a unit that waits, no more than there are sleepers. */
+/* One wake-up a unit that waits, no more than there are sleepers, nor threads that may compute. */
 static void wake(struct engine_pool *pool, int64_t units)
 {
-    for (int64_t i = 0; i < units && i < pool->sleeping; i++)
+    for (int64_t i = 0; i < units && i < pool->sleeping && i < pool->threads - pool->busy; i++)
         pthread_cond_signal(&pool->work_came);
 }
 
@@ -120,20 +134,26 @@ static void end_unit(struct engine_pool *pool, struct engine_pool_job *job,
     job->workers--;
     if (err->code != ENGINE_OK)
         fail(job, err->code, err->message);
-    if (job->over || ++job->ended_units < job->work.units[job->phase])
+    if (!job->over && ++job->ended_units < job->work.units[job->phase])
+        return;
+    atomic_fetch_add_explicit(&pool->steps, 1, memory_order_release);
+    if (job->over)
         return;
     job->phase++;
     skip_empty_phases(job);
-    if (!job->over && job->work.units[job->phase] > 1)
-        wake(pool, job->work.units[job->phase] - 1); /* the first one is for this worker */
+    if (job->over)
+        return;
+    wake(pool, job->work.units[job->phase] - 1); /* the first one is for this thread */
 }
 
-/* ---- workers ------------------------------------------------------------------------------ */
+/* ---- units ------------------------------------------------------------------------------ */
 
-struct worker {
+/* A thread that computes: a worker, or a helper for as long as it helps. */
+struct hands {
     struct engine_pool *pool;
     struct engine_buffer memory;
     struct engine_arena arena;
+    struct engine_pool_unit last; /* what it did before */
 };
 
 static enum engine_code fit_arena(struct engine_buffers *buffers, struct engine_buffer *memory,
@@ -149,39 +169,44 @@ static enum engine_code fit_arena(struct engine_buffers *buffers, struct engine_
     return ENGINE_OK;
 }
 
-static enum engine_code run_unit(const struct engine_pool_work *work, int phase, int64_t unit,
-                                 struct engine_arena *arena, struct engine_error *err)
+static enum engine_code run_unit(const struct engine_pool_work *work,
+                                 const struct engine_pool_unit *unit, struct engine_arena *arena,
+                                 struct engine_error *err)
 {
-    enum engine_code code = work->run(work->argument, phase, unit, arena, err);
+    enum engine_code code = work->run(work->argument, unit, arena, err);
     if (code == ENGINE_OK && arena->overflowed)
         code = engine_error_set(err, ENGINE_INTERNAL, "a unit needed more scratch than planned");
     engine_arena_rewind(arena);
     return code;
 }
 
-/* Takes a unit of the job and runs it; lock held before and after, not meanwhile. */
-static void work_on(struct worker *worker, struct engine_pool_job *job)
+/* Takes a unit of the job and runs it; lock held before and after, not meanwhile. The caller has
+ * counted itself as busy. */
+static void work_on(struct hands *hands, struct engine_pool_job *job)
 {
-    struct engine_pool *pool = worker->pool;
+    struct engine_pool *pool = hands->pool;
     struct engine_error err = {0};
-    int64_t unit = job->next_unit++;
-    int phase = job->phase;
+    struct engine_pool_unit unit = {.phase = job->phase, .index = job->next_unit++};
+    int64_t stride = unit.phase == hands->last.phase && unit.index > hands->last.index
+                         ? unit.index - hands->last.index
+                         : hands->last.next - hands->last.index;
+    unit.next = unit.index + stride;
+    hands->last = unit;
     job->units_left--;
     job->started = true;
     job->workers++;
-    pool->busy++;
     count_waiting(pool);
     pthread_mutex_unlock(&pool->lock);
-    if (fit_arena(pool->buffers, &worker->memory, &worker->arena, job->work.scratch_bytes, &err) ==
+    if (fit_arena(pool->buffers, &hands->memory, &hands->arena, job->work.scratch_bytes, &err) ==
         ENGINE_OK)
-        (void)run_unit(&job->work, phase, unit, &worker->arena, &err);
+        (void)run_unit(&job->work, &unit, &hands->arena, &err);
     pthread_mutex_lock(&pool->lock);
-    pool->busy--;
     end_unit(pool, job, &err);
     count_waiting(pool);
 }
 
-/* Reports a job; its memory is its owner's again. Lock held before and after. */
+/* Reports a job; its memory is its owner's again. Lock held before and after; the caller is busy.
+ */
 static void report(struct engine_pool *pool, struct engine_pool_job *job)
 {
     struct engine_error err = job->error;
@@ -190,20 +215,26 @@ static void report(struct engine_pool *pool, struct engine_pool_job *job)
     job->reported = true;
     unlink_job(pool, job);
     count_waiting(pool);
-    pool->busy++;
     pthread_mutex_unlock(&pool->lock);
     done(argument, err.code, &err);
     pthread_mutex_lock(&pool->lock);
-    pool->busy--;
 }
 
-/* A wake-up through the kernel takes some 50 us, the gap between two phases or two calls of a
- * client less: look for a while before sleeping. */
+static void set_busy(struct engine_pool *pool, int change)
+{
+    pool->busy += change;
+    count_waiting(pool);
+}
+
+/* ---- workers ------------------------------------------------------------------------------ */
+
+/* The gap between two phases or two calls of a client is less than a wake-up through the kernel:
+ * look for a while before sleeping. */
 static void wait_for_work(struct engine_pool *pool)
 {
     pthread_mutex_unlock(&pool->lock);
-    for (int i = 0;
-         i < SPINS && atomic_load_explicit(&pool->waiting_jobs, memory_order_relaxed) == 0; i++)
+    int64_t until = now_ns() + SPIN_NS;
+    while (atomic_load_explicit(&pool->waiting_jobs, memory_order_relaxed) == 0 && now_ns() < until)
         __builtin_ia32_pause();
     pthread_mutex_lock(&pool->lock);
     if (atomic_load(&pool->waiting_jobs) != 0 || (pool->closing && pool->jobs == NULL))
@@ -213,25 +244,44 @@ static void wait_for_work(struct engine_pool *pool)
     pool->sleeping--;
 }
 
+/* A wish: where the system knows no slices, or forbids the call, all is as without. */
+static void ask_for_long_slices(void)
+{
+    struct {
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime, deadline, period;
+    } attributes = {.size = 48, .policy = SCHED_OTHER, .runtime = SLICE_NS};
+    attributes.nice = getpriority(PRIO_PROCESS, 0);
+    (void)syscall(SYS_sched_setattr, 0, &attributes, 0);
+}
+
 static void *work(void *argument)
 {
     struct engine_pool *pool = argument;
-    struct worker worker = {.pool = pool};
+    struct hands hands = {.pool = pool, .last = {.next = 1}};
     omp_set_num_threads(1);
+    ask_for_long_slices();
     pthread_mutex_lock(&pool->lock);
     while (!pool->closing || pool->jobs != NULL) {
         struct engine_pool_job *job = pick(pool);
-        if (job == NULL)
+        if (job == NULL) {
             wait_for_work(pool);
-        else if (job->over)
+            continue;
+        }
+        set_busy(pool, 1);
+        if (job->over)
             report(pool, job);
         else
-            work_on(&worker, job);
+            work_on(&hands, job);
+        set_busy(pool, -1);
     }
     pthread_cond_broadcast(&pool->work_came); /* the last job has gone: nobody need wait */
     pthread_mutex_unlock(&pool->lock);
-    engine_arena_reset(&worker.arena);
-    engine_buffers_give(pool->buffers, &worker.memory);
+    engine_arena_reset(&hands.arena);
+    engine_buffers_give(pool->buffers, &hands.memory);
     return NULL;
 }
 
@@ -241,10 +291,14 @@ enum engine_code engine_pool_open(int threads, struct engine_buffers *buffers,
                                   struct engine_pool **ret, struct engine_error *err)
 {
     struct engine_pool *pool = calloc(1, sizeof *pool + (size_t)threads * sizeof pool->workers[0]);
+    pthread_mutexattr_t attributes;
     if (pool == NULL)
         return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for %d threads", threads);
     pool->buffers = buffers;
-    pthread_mutex_init(&pool->lock, NULL);
+    pthread_mutexattr_init(&attributes); /* held for a fraction of a microsecond: try, then sleep */
+    pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
+    pthread_mutex_init(&pool->lock, &attributes);
+    pthread_mutexattr_destroy(&attributes);
     pthread_cond_init(&pool->work_came, NULL);
     pthread_cond_init(&pool->job_ended, NULL);
     for (; pool->threads < threads; pool->threads++) {
@@ -273,7 +327,7 @@ void engine_pool_close(struct engine_pool *pool)
 
 /* ---- submitting ----------------------------------------------------------------------------- */
 
-void engine_pool_submit(struct engine_pool *pool, struct engine_pool_job *job)
+static bool enter(struct engine_pool *pool, struct engine_pool_job *job, bool would_help)
 {
     int64_t units = 0;
     for (int i = 0; i < ENGINE_POOL_PHASES; i++)
@@ -292,9 +346,63 @@ void engine_pool_submit(struct engine_pool *pool, struct engine_pool_job *job)
     if (pool->jobs != NULL)
         pool->jobs->previous = job;
     pool->jobs = job;
-    count_waiting(pool);
-    wake(pool, job->over ? 1 : job->work.units[job->phase]);
+    bool helps = would_help && pool->busy < pool->threads;
+    job->workers += helps;
+    set_busy(pool, helps);
+    wake(pool, (job->over ? 1 : job->work.units[job->phase]) - helps);
     pthread_mutex_unlock(&pool->lock);
+    return helps;
+}
+
+void engine_pool_submit(struct engine_pool *pool, struct engine_pool_job *job)
+{
+    (void)enter(pool, job, false);
+}
+
+bool engine_pool_submit_helped(struct engine_pool *pool, struct engine_pool_job *job)
+{
+    return enter(pool, job, true);
+}
+
+/* Others compute the last units of a phase, or of the job: false if they take long. */
+static bool wait_for_step(struct engine_pool *pool)
+{
+    unsigned before = atomic_load_explicit(&pool->steps, memory_order_relaxed);
+    pthread_mutex_unlock(&pool->lock);
+    int64_t until = now_ns() + SPIN_NS;
+    while (atomic_load_explicit(&pool->steps, memory_order_relaxed) == before && now_ns() < until)
+        __builtin_ia32_pause();
+    pthread_mutex_lock(&pool->lock);
+    return atomic_load_explicit(&pool->steps, memory_order_relaxed) != before;
+}
+
+/* The helper has counted as a worker of the job since it was submitted: nobody reports it
+ * meanwhile. */
+void engine_pool_help(struct engine_pool *pool, struct engine_pool_job *job)
+{
+    struct hands hands = {.pool = pool, .last = {.next = 1}};
+    int threads_before = omp_get_max_threads();
+    omp_set_num_threads(1);
+    pthread_mutex_lock(&pool->lock);
+    for (bool stays = true; stays && !job->over;) {
+        stop_if_asked(job, now_ns());
+        if (has_unit(job))
+            work_on(&hands, job);
+        else if (!job->over)
+            stays = wait_for_step(pool);
+    }
+    while (job->over && job->workers > 1 && wait_for_step(pool))
+        continue;
+    if (--job->workers == 0 && job->over)
+        report(pool, job);
+    set_busy(pool, -1);
+    wake(pool, atomic_load(&pool->waiting_jobs));
+    if (pool->closing && pool->jobs == NULL)
+        pthread_cond_broadcast(&pool->work_came);
+    pthread_mutex_unlock(&pool->lock);
+    omp_set_num_threads(threads_before);
+    engine_arena_reset(&hands.arena);
+    engine_buffers_give(pool->buffers, &hands.memory);
 }
 
 void engine_pool_cancel(struct engine_pool *pool, struct engine_pool_job *job)
@@ -338,7 +446,8 @@ enum engine_code engine_pool_run(struct engine_pool *pool, struct engine_pool_jo
     struct waiter waiter = {.pool = pool};
     job->options.done = end_waiting;
     job->options.argument = &waiter;
-    engine_pool_submit(pool, job);
+    if (engine_pool_submit_helped(pool, job))
+        engine_pool_help(pool, job);
     wait_for(pool, &waiter);
     return waiter.err.code == ENGINE_OK
                ? ENGINE_OK
@@ -356,8 +465,8 @@ enum engine_code engine_pool_run_inline(struct engine_buffers *buffers,
     enum engine_code code = ENGINE_OK;
     omp_set_num_threads(1);
     for (int phase = 0; phase < ENGINE_POOL_PHASES && code == ENGINE_OK; phase++)
-        for (int64_t unit = 0; unit < todo->units[phase] && code == ENGINE_OK; unit++)
-            code = run_unit(todo, phase, unit, &arena, err);
+        for (int64_t i = 0; i < todo->units[phase] && code == ENGINE_OK; i++)
+            code = run_unit(todo, &(struct engine_pool_unit){phase, i, i + 1}, &arena, err);
     omp_set_num_threads(threads_before);
     engine_arena_reset(&arena);
     engine_buffers_give(buffers, &memory);
@@ -375,11 +484,11 @@ struct loop {
 };
 
 /* Whoever comes takes parts until none is left: a unit is a pair of hands, not a part. */
-static enum engine_code help(void *argument, int phase, int64_t unit, struct engine_arena *arena,
-                             struct engine_error *err)
+static enum engine_code help(void *argument, const struct engine_pool_unit *unit,
+                             struct engine_arena *arena, struct engine_error *err)
 {
     struct loop *loop = argument;
-    (void)phase, (void)unit, (void)arena, (void)err;
+    (void)unit, (void)arena, (void)err;
     for (int i; (i = atomic_fetch_add(&loop->next, 1)) < loop->count;)
         loop->part(loop->argument, i);
     return ENGINE_OK;
@@ -399,7 +508,7 @@ void engine_pool_parallel(struct engine_pool *pool, int count, void (*part)(void
     };
     if (hands > 0)
         engine_pool_submit(pool, &job);
-    (void)help(&loop, 0, 0, NULL, NULL);
+    (void)help(&loop, NULL, NULL, NULL);
     if (hands <= 0)
         return;
     pthread_mutex_lock(&pool->lock);

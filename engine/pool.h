@@ -10,9 +10,15 @@
  *        a large one waits at most 64 times its own length.
  * Cancelling and deadlines take effect between units.
  *
- * Idle workers look for work for a few microseconds and then sleep; nobody spins on the progress
- * of another thread, so a descheduled worker (CFS quota) delays its own unit only. Each worker
- * tells OpenMP to use one thread: libgomp keeps that number per thread.
+ * A thread that submits may help with its own job: it starts at once, while a sleeping worker takes
+ * some 50 us to wake, and there is nobody to wake in the end. It counts as one of the threads that
+ * compute: a worker more rests meanwhile.
+ *
+ * Idle workers, and helpers between two phases, look for work for a few microseconds; then workers
+ * sleep and helpers leave. Nobody waits for another thread otherwise, so a descheduled worker (CFS
+ * quota) delays its own unit only. Each worker tells OpenMP to use one thread: libgomp keeps that
+ * number per thread. Workers ask for long time slices: under Linux's EEVDF a thread that wakes with
+ * a shorter one, like those of clients and of HTTP, runs at once and not after theirs.
  *
  * It knows nothing of attention, and refuses to create threads after engine_pool_open. */
 #ifndef ENGINE_POOL_H
@@ -30,14 +36,21 @@ enum { ENGINE_POOL_PHASES = 6 };
 
 struct engine_pool;
 
+/* next: the unit of the phase that the same thread will probably take after this one, which may not
+ * exist: what it needs can be prefetched. */
+struct engine_pool_unit {
+    int phase;
+    int64_t index, next;
+};
+
 /* What is to be done. run() is called by any worker, for units of the current phase at the same
  * time; an error ends the job. The arena has scratch_bytes and is rewound after each unit. */
 struct engine_pool_work {
     int64_t units[ENGINE_POOL_PHASES]; /* phases without units are skipped */
     size_t scratch_bytes;
     double flops;
-    enum engine_code (*run)(void *argument, int phase, int64_t unit, struct engine_arena *arena,
-                            struct engine_error *err);
+    enum engine_code (*run)(void *argument, const struct engine_pool_unit *unit,
+                            struct engine_arena *arena, struct engine_error *err);
     void *argument;
 };
 
@@ -65,9 +78,16 @@ void engine_pool_close(struct engine_pool *pool);
 
 /* work and options must be set in the job. done() is called exactly once. */
 void engine_pool_submit(struct engine_pool *pool, struct engine_pool_job *job);
+/* The same for a caller who would help. true: engine_pool_help must follow, and the job exists until
+ * then; false: all threads compute already, and the workers will do it alone. */
+ENGINE_MUST_CHECK bool engine_pool_submit_helped(struct engine_pool *pool,
+                                                 struct engine_pool_job *job);
+/* Computes units of the job until none is left for the caller, and may call "done". Not from a
+ * worker. The job may be gone when it returns. */
+void engine_pool_help(struct engine_pool *pool, struct engine_pool_job *job);
 void engine_pool_cancel(struct engine_pool *pool, struct engine_pool_job *job);
 
-/* Submits and waits; "done" of the options is not used. */
+/* Submits, helps if a thread is free, and waits; "done" of the options is not used. Not from a worker. */
 enum engine_code engine_pool_run(struct engine_pool *pool, struct engine_pool_job *job,
                                  struct engine_error *err);
 

@@ -168,34 +168,13 @@ static bool lies_as_computed(const struct engine_plan *plan)
            plan->facts.outputs[ENGINE_ATTENTION_OUTPUT].dtype == ENGINE_F32;
 }
 
-/* The block of weights after this one: of the same rows, of the next rows, of the next product. */
-static const void *following(const struct block *b, int64_t index, size_t *bytes)
-{
-    const struct engine_plan_stage *stages = b->plan->stages;
-    int64_t step = b->plan->backwards ? -1 : 1, next = index + step, part = b->part;
-    bool last_rows =
-        step > 0 ? b->row0 + b->rows == b->stage->groups * b->stage->rows : b->row0 == 0;
-    bool turns = next < 0 || next == b->stage->projection->blocks;
-    if (turns && last_rows)
-        do
-            part += step;
-        while (part >= 0 && part < ENGINE_MODEL_PARTS && stages[part].units == 0);
-    *bytes = 0;
-    if (part < 0 || part == ENGINE_MODEL_PARTS)
-        return NULL;
-    const struct engine_model_projection *p = stages[part].projection;
-    *bytes = p->block_bytes;
-    return p->rights[turns ? (step > 0 ? 0 : p->blocks - 1) : next].data;
-}
-
-static void run_block(struct block *b, int64_t index, float *tile, void *scratch)
+static void run_block(struct block *b, int64_t index, const struct engine_right *next, float *tile,
+                      void *scratch)
 {
     const struct engine_plan *plan = b->plan;
     const struct engine_model_projection *p = b->stage->projection;
     const struct engine_left *left =
         b->part == ENGINE_MODEL_OUTPUT ? &plan->context : &plan->inputs[b->stage->input].left;
-    size_t next_bytes;
-    const void *next = following(b, index, &next_bytes);
     bool direct = b->part == ENGINE_MODEL_OUTPUT && lies_as_computed(plan);
     b->head0 = index * p->block_heads;
     b->heads = least(p->block_heads, p->heads - b->head0);
@@ -213,7 +192,8 @@ static void run_block(struct block *b, int64_t index, float *tile, void *scratch
     else if (p->bias != NULL)
         right.bias = p->bias + b->head0 * p->width;
     plan->kernel->multiply(left, b->row0, b->rows, &right, 0, b->heads * p->width, p->depth,
-                           b->tile, b->stride, add, next, next_bytes, scratch);
+                           b->tile, b->stride, add, next != NULL ? next->data : NULL,
+                           next != NULL ? next->bytes : 0, scratch);
     for (int64_t i = 0; i < b->rows && plan->rounds; i++)
         engine_plan_round(plan, b->tile + i * b->stride, b->heads * p->width);
     if (b->part != ENGINE_MODEL_OUTPUT)
@@ -233,16 +213,60 @@ static void find_rows(struct block *b, int64_t row_block)
                                   : least(s->block_rows, s->rows - first);
 }
 
-void engine_projection_unit(const struct engine_plan *plan, enum engine_plan_phase phase,
-                            int64_t unit, struct engine_arena *arena)
+/* Which part, and where in it, a unit of a phase is. */
+struct place {
+    enum engine_model_part part;
+    int64_t row_block, first, end; /* blocks of columns */
+};
+
+/* false: there is no such unit. What one call leaves of the weights in L2 is what the next one of
+ * the model begins with: every other call takes them backwards. */
+
+static bool find_place(const struct engine_plan *plan, int phase, int64_t unit, struct place *ret)
 {
     int part = phase == ENGINE_PLAN_OUTPUT ? ENGINE_MODEL_OUTPUT : ENGINE_MODEL_QUERY;
+    int last = phase == ENGINE_PLAN_OUTPUT ? ENGINE_MODEL_OUTPUT : ENGINE_MODEL_VALUE;
     if (plan->backwards)
         unit = plan->job.work.units[phase] - 1 - unit;
-    while (unit >= plan->stages[part].units)
-        unit -= plan->stages[part++].units;
+    if (unit < 0)
+        return false;
+    while (unit >= plan->stages[part].units) {
+        unit -= plan->stages[part].units;
+        if (part++ == last)
+            return false;
+    }
+    /* All columns pass over a block of rows before the next one: its rows stay in L2 while weights,
+     * which are prefetched, come from L3. The other order reads all rows again for each unit. */
     const struct engine_plan_stage *s = &plan->stages[part];
-    struct block b = {.plan = plan, .stage = s, .part = (enum engine_model_part)part};
+    int64_t column_units = s->units / s->row_blocks;
+    ret->part = (enum engine_model_part)part;
+    ret->row_block = unit / column_units;
+    ret->first = unit % column_units * s->blocks_per_unit;
+    ret->end = least(ret->first + s->blocks_per_unit, s->projection->blocks);
+    return true;
+}
+
+/* The weights that the thread will probably need after a unit. */
+static const struct engine_right *find_next(const struct engine_plan *plan,
+                                            const struct engine_pool_unit *unit)
+{
+    struct place after;
+    if (!find_place(plan, unit->phase, unit->next, &after) &&
+        (unit->phase == ENGINE_PLAN_OUTPUT || plan->job.work.units[ENGINE_PLAN_OUTPUT] == 0 ||
+         !find_place(plan, ENGINE_PLAN_OUTPUT, 0, &after)))
+        return NULL;
+    const struct engine_model_projection *p = plan->stages[after.part].projection;
+    return &p->rights[plan->backwards ? after.end - 1 : after.first];
+}
+
+void engine_projection_unit(const struct engine_plan *plan, const struct engine_pool_unit *unit,
+                            struct engine_arena *arena)
+{
+    struct place at;
+    if (!find_place(plan, unit->phase, unit->index, &at))
+        return;
+    const struct engine_plan_stage *s = &plan->stages[at.part];
+    struct block b = {.plan = plan, .stage = s, .part = at.part};
     const struct engine_model_projection *p = s->projection;
     size_t bytes = sizeof(float) * (size_t)(s->block_rows * s->block_groups) *
                    (size_t)tile_stride(p->block_heads * p->width);
@@ -250,12 +274,10 @@ void engine_projection_unit(const struct engine_plan *plan, enum engine_plan_pha
     void *scratch = engine_arena_alloc(arena, plan->kernel->scratch_bytes);
     if (arena->overflowed)
         return;
-    /* All columns pass over a block of rows before the next one: its rows stay in L2 while weights,
-     * which are prefetched, come from L3. The other order reads all rows again for each unit. */
-    int64_t column_units = s->units / s->row_blocks;
-    find_rows(&b, unit / column_units);
-    int64_t first = unit % column_units * s->blocks_per_unit;
-    int64_t count = least(s->blocks_per_unit, p->blocks - first);
-    for (int64_t i = 0; i < count; i++)
-        run_block(&b, plan->backwards ? first + count - 1 - i : first + i, tile, scratch);
+    find_rows(&b, at.row_block);
+    const struct engine_right *following = find_next(plan, unit);
+    int64_t count = at.end - at.first, step = plan->backwards ? -1 : 1;
+    int64_t index = plan->backwards ? at.end - 1 : at.first;
+    for (int64_t i = 0; i < count; i++, index += step)
+        run_block(&b, index, i + 1 < count ? &p->rights[index + step] : following, tile, scratch);
 }

@@ -13,7 +13,7 @@ void engine_projection_gather(const struct engine_plan *plan, const struct engin
                               int64_t unit, struct engine_arena *arena);
 
 /* A unit of phase PROJECT (query, key or value into operands of each head) or OUTPUT. */
-void engine_projection_unit(const struct engine_plan *plan, enum engine_plan_phase phase,
-                            int64_t unit, struct engine_arena *arena);
+void engine_projection_unit(const struct engine_plan *plan, const struct engine_pool_unit *unit,
+                            struct engine_arena *arena);
 
 #endif

@@ -14,6 +14,7 @@
 #define ENGINE_SOFTMAX_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "engine/layer.h"
@@ -59,11 +60,15 @@ struct engine_softmax_results {
     float *scores; /* NULL: none */
     int64_t scores_stride;
     bool streamed;
-    uint16_t *left; /* bfloat16 of the scores, or of the unscaled rows if deferred; NULL: none */
+    /* The scores, or the unscaled rows if deferred, as planes (kernel.h); NULL: none. */
+    uint16_t *left;
     int64_t left_stride;
+    int planes;   /* 1 to 3, also without left: it says how exact the results are to be */
+    size_t plane; /* bytes from one to the next */
 };
 
-/* The form for bfloat16 products: results to 2e-4 of each; one axis, float32 policy only. */
+/* The form for products on tiles: with one plane results to 2e-4 of each, else as the other forms;
+ * one axis, float32 policy only. */
 void engine_softmax_amx_rows(const struct engine_softmax_rows *rows,
                              const struct engine_softmax_results *results);
 

@@ -246,23 +246,35 @@ enum MHD_Result server_connection_access(void *service, struct MHD_Connection *c
     }
     if (!request->suspended)
         return finish(request);
-    if (!atomic_load_explicit(&request->answered, memory_order_acquire))
+    if (atomic_load_explicit(&request->stage, memory_order_acquire) != SERVER_REQUEST_ANSWERED)
         return MHD_NO; /* resumed by nobody of ours */
     request->suspended = false;
     return answer(request);
 }
 
+void server_connection_lend(struct server_request *request)
+{
+    server_deadlines_phase(request->service->deadlines, request->peer, SERVER_PHASE_COMPUTE);
+}
+
+/* Whoever comes second of this and resume sees what the other has done. */
 void server_connection_suspend(struct server_request *request)
 {
+    if (atomic_load_explicit(&request->stage, memory_order_acquire) == SERVER_REQUEST_ANSWERED)
+        return;
     request->suspended = true;
-    server_deadlines_phase(request->service->deadlines, request->peer, SERVER_PHASE_COMPUTE);
     MHD_suspend_connection(request->mhd);
+    if (atomic_exchange(&request->stage, SERVER_REQUEST_SUSPENDED) != SERVER_REQUEST_ANSWERED)
+        return;
+    atomic_store(&request->stage, SERVER_REQUEST_ANSWERED);
+    MHD_resume_connection(request->mhd);
 }
 
 void server_connection_resume(struct server_request *request)
 {
-    atomic_store_explicit(&request->answered, true, memory_order_release);
-    MHD_resume_connection(request->mhd);
+    struct MHD_Connection *mhd = request->mhd;
+    if (atomic_exchange(&request->stage, SERVER_REQUEST_ANSWERED) == SERVER_REQUEST_SUSPENDED)
+        MHD_resume_connection(mhd);
 }
 
 /* ---- its end ---------------------------------------------------------------------------- */

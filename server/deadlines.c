@@ -33,7 +33,7 @@ struct server_deadlines {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    struct server_peer *first;
+    struct server_peer *first, *last; /* of all; the one with the latest request */
     int counts[SERVER_PHASE_REPLY + 1];
     int64_t changed_ns, tick_ns;
     bool sleeps_long, stopping;
@@ -269,6 +269,8 @@ void server_deadlines_remove(struct server_deadlines *deadlines, struct server_p
     if (peer->next != NULL)
         peer->next->previous = peer->previous;
     deadlines->counts[peer->phase]--;
+    if (deadlines->last == peer)
+        deadlines->last = NULL;
     pthread_mutex_unlock(&deadlines->lock);
     free(peer);
 }
@@ -283,6 +285,8 @@ void server_deadlines_phase(struct server_deadlines *deadlines, struct server_pe
     if (phase == SERVER_PHASE_HEADERS) {
         peer->request_ns = now;
         peer->requests++;
+        peer->streak = deadlines->last == peer ? peer->streak + 1 : 1;
+        deadlines->last = peer;
     }
     peer->phase = phase;
     peer->phase_ns = now;
@@ -290,8 +294,6 @@ void server_deadlines_phase(struct server_deadlines *deadlines, struct server_pe
     peer->sampled = false;
     peer->finished = false;
     deadlines->changed_ns = now;
-    if (phase == SERVER_PHASE_COMPUTE && deadlines->sleeps_long)
-        pthread_cond_signal(&deadlines->wake);
     pthread_mutex_unlock(&deadlines->lock);
 }
 
@@ -304,11 +306,13 @@ void server_deadlines_received(struct server_deadlines *deadlines, struct server
 }
 
 void server_deadlines_watch(struct server_deadlines *deadlines, struct server_peer *peer,
-                            struct engine_job *job)
+                            struct engine_job *job, bool is_long)
 {
     pthread_mutex_lock(&deadlines->lock);
     if (!peer->finished)
         peer->job = job;
+    if (!peer->finished && is_long && deadlines->sleeps_long)
+        pthread_cond_signal(&deadlines->wake);
     pthread_mutex_unlock(&deadlines->lock);
 }
 

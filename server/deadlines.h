@@ -35,6 +35,7 @@ struct server_peer {
     uint64_t bytes;               /* of the body, or acknowledged when the reply was first seen */
     bool sampled;
     unsigned requests;
+    unsigned streak;        /* requests since another connection had one, this one included */
     struct engine_job *job; /* may be cancelled; NULL: none */
     bool finished;          /* the job's "done" has begun: it may not be watched any more */
     bool gone;              /* the client left, or was shut down */
@@ -65,9 +66,10 @@ void server_deadlines_received(struct server_deadlines *deadlines, struct server
 
 /* The job that computes the peer's call: cancelled when the client leaves. unwatch (any thread,
  * first thing in the job's "done") returns whether it has left; the job is not cancelled after
- * it. watch may come after unwatch, when the job was quick. */
+ * it. watch may come after unwatch, when the job was quick. Long jobs are looked at every 10 ms;
+ * for others the reaper is not woken, they have ended before it comes. */
 void server_deadlines_watch(struct server_deadlines *deadlines, struct server_peer *peer,
-                            struct engine_job *job);
+                            struct engine_job *job, bool is_long);
 bool server_deadlines_unwatch(struct server_deadlines *deadlines, struct server_peer *peer);
 
 /* Whether the peer was shut down for being too slow. */

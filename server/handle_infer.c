@@ -2,8 +2,10 @@
  *
  * The body is decoded while it arrives. Tiny calls are computed here, on the I/O thread, because
  * handing them over costs more than they do; the others are the engine's, and their answer is
- * rendered by the worker that finished them. Everything that can be refused is refused before
- * the body is sent (headers) or before memory is taken (plan). */
+ * rendered by the thread that finished them. A client who is alone has the I/O thread help with
+ * calls that are not long: waking a worker and being woken by it takes as long as a small one.
+ * Everything that can be refused is refused before the body is sent (headers) or before memory is
+ * taken (plan). */
 #include "server/handlers.h"
 
 #include <stdlib.h>
@@ -20,6 +22,12 @@
 
 /* About 50 microseconds on one thread: what suspending, two wake-ups and resuming cost. */
 #define INLINE_FLOPS 1.5e6
+
+/* Some ten milliseconds on one thread: who comes meanwhile has to wait for the I/O thread. */
+#define LONG_FLOPS 2e9
+
+/* Requests in a row that tell that a client is alone. */
+enum { ALONE = 4 };
 
 struct infer {
     struct server_request *request;
@@ -222,7 +230,6 @@ static void compute_inline(struct infer *infer)
     conclude(infer, code, &err, false);
 }
 
-/* Suspended first: the job may be done before engine_submit returns. */
 static void submit(struct infer *infer)
 {
     struct server_request *request = infer->request;
@@ -232,10 +239,18 @@ static void submit(struct infer *infer)
         .done = done,
         .argument = infer,
     };
+    struct engine *engine = request->service->engine;
     struct engine_job *job = NULL;
+    bool is_long = engine_plan_facts(infer->plan)->flops > LONG_FLOPS, helps = false;
+    server_connection_lend(request);
+    if (!is_long && request->peer->streak >= ALONE)
+        helps = engine_submit_helped(engine, infer->plan, &options, &job);
+    else
+        engine_submit(engine, infer->plan, &options, &job);
+    server_deadlines_watch(request->service->deadlines, request->peer, job, is_long);
+    if (helps)
+        engine_help(engine, job);
     server_connection_suspend(request);
-    engine_submit(request->service->engine, infer->plan, &options, &job);
-    server_deadlines_watch(request->service->deadlines, request->peer, job);
 }
 
 static enum engine_code end(struct server_request *request, struct engine_error *err)

@@ -88,12 +88,13 @@ static enum engine_code load(struct server_request *request, struct engine_error
     pthread_t thread;
     pthread_attr_t attributes;
     (void)err;
-    server_connection_suspend(request);
+    server_connection_lend(request);
     pthread_attr_init(&attributes);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     if (pthread_create(&thread, &attributes, run_load, request) != 0)
         run_load(request); /* slower for the others, and answered all the same */
     pthread_attr_destroy(&attributes);
+    server_connection_suspend(request);
     return ENGINE_OK;
 }
 

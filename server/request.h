@@ -4,9 +4,10 @@
  *
  *     begin (headers are in) -> feed (body, in pieces) -> end (body complete) -> ... destroy
  *
- * A failure of any of them becomes the answer. "end" fills in the reply, or suspends the request
- * (server_connection_suspend) and lets another thread fill it in, which then calls
- * server_connection_resume and does not touch the request afterwards. */
+ * A failure of any of them becomes the answer. "end" fills in the reply, or lends the request
+ * (server_connection_lend), lets another thread fill it in, which then calls
+ * server_connection_resume and does not touch the request afterwards, and suspends it
+ * (server_connection_suspend), which does nothing if it is answered already. */
 #ifndef SERVER_REQUEST_H
 #define SERVER_REQUEST_H
 
@@ -42,6 +43,12 @@ struct server_reply {
     int64_t queue_ns, compute_ns, encode_ns; /* Server-Timing */
 };
 
+enum server_request_stage {
+    SERVER_REQUEST_HERE,
+    SERVER_REQUEST_SUSPENDED,
+    SERVER_REQUEST_ANSWERED
+};
+
 struct server_request {
     struct server_service *service;
     struct MHD_Connection *mhd;
@@ -61,10 +68,11 @@ struct server_request {
     char method[16];
     char id[SERVER_REQUEST_ID_BYTES + 1];
     char path[SERVER_REQUEST_PATH_BYTES];
-    bool begun;           /* headers were judged */
-    bool counted;         /* begin was called: destroy must be */
-    bool suspended;       /* I/O thread only */
-    atomic_bool answered; /* by the other thread: what it wrote is there for the I/O thread */
+    bool begun;     /* headers were judged */
+    bool counted;   /* begin was called: destroy must be */
+    bool suspended; /* I/O thread only */
+    /* ANSWERED by the other thread: what it wrote is there for the I/O thread. */
+    _Atomic enum server_request_stage stage;
 };
 
 struct server_handler {
@@ -77,9 +85,12 @@ struct server_handler {
     void (*destroy)(struct server_request *request); /* NULL: nothing to do */
 };
 
-/* Called by a handler's "end", before the work is handed to another thread. */
+/* I/O thread, before another thread gets the request. */
+void server_connection_lend(struct server_request *request);
+/* I/O thread, last thing in "end" of a request that was lent. */
 void server_connection_suspend(struct server_request *request);
-/* Called by that thread, last: the request is answered by request->error or request->reply. */
+/* Called by the thread that has it, last: the request is answered by request->error or
+ * request->reply. */
 void server_connection_resume(struct server_request *request);
 
 #endif

@@ -13,7 +13,7 @@ static const struct {
     {"infer", "send a call, save or check the answer", api_command_infer_run},
     {"load", "load or reload a model", api_commands_load},
     {"unload", "unload a model", api_commands_unload},
-    {"bench", "measure a served model", api_command_bench_run},
+    {"bench", "requests a second and latencies of a served model", api_command_bench_run},
     {"inspect", "describe a model directory's weights", api_command_models_inspect},
     {"convert", "make a model directory of a weight file", api_command_models_convert},
 };

@@ -1,4 +1,9 @@
-/* command_bench.c - attn bench: requests a second and latencies of a served model. */
+/* command_bench.c - attn bench: requests a second and latencies of a served model, and the server's
+ * own share of them by its statistics.
+ *
+ * Each client keeps one connection and sends the next request when the answer is there; its first
+ * one is not counted. A request that the server refuses (429, 503) is a failure here and is not
+ * repeated: pauses would look like latency. It does not look at the answers: attn infer does. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,9 +30,22 @@ struct wishes {
 struct worker {
     pthread_t thread;
     const struct wishes *wishes;
-    double *times; /* ms */
+    double *times;     /* ms */
+    double start, end; /* ms, of what is counted */
     size_t count, failed;
     struct engine_error err; /* the first failure */
+};
+
+/* What the server counted for the model so far, in ns; requests is 0 where it says nothing. */
+struct served {
+    double requests, queue, input, infer, output;
+};
+
+struct summary {
+    size_t count, failed;
+    double seconds, mean, p50, p90, p99, max; /* ms but seconds */
+    struct served server;                     /* during the run */
+    struct engine_error err;                  /* one of the failures */
 };
 
 static double now_ms(void)
@@ -43,22 +61,33 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+static enum engine_code post(struct api_client *client, const struct wishes *wishes,
+                             struct engine_error *err)
+{
+    size_t size = 0;
+    return api_client_post(client, wishes->path, wishes->type, wishes->body, wishes->size, &size,
+                           err);
+}
+
 static void *work(void *argument)
 {
     struct worker *w = argument;
     struct api_client *client = NULL;
-    enum engine_code code = api_client_open(w->wishes->url, NULL, &client, &w->err);
-    double end = now_ms() + (double)w->wishes->seconds * 1e3;
-    while (code == ENGINE_OK && now_ms() < end && w->count < MAX_TIMES) {
+    const struct api_client_options once = {.attempts = 1};
+    struct engine_error ignored = {0};
+    enum engine_code code = api_client_open(w->wishes->url, &once, &client, &w->err);
+    if (code == ENGINE_OK)
+        (void)post(client, w->wishes, &ignored); /* connects, warms up; what fails fails again */
+    w->start = w->end = now_ms();
+    double end = w->start + (double)w->wishes->seconds * 1e3;
+    while (code == ENGINE_OK && w->end < end && w->count < MAX_TIMES) {
         struct engine_error err = {0};
-        size_t size = 0;
-        double start = now_ms();
-        if (api_client_post(client, w->wishes->path, w->wishes->type, w->wishes->body,
-                            w->wishes->size, &size, &err) == ENGINE_OK) {
-            w->times[w->count++] = now_ms() - start;
-            continue;
-        }
-        if (w->failed++ == 0)
+        double start = w->end;
+        enum engine_code answer = post(client, w->wishes, &err);
+        w->end = now_ms();
+        if (answer == ENGINE_OK)
+            w->times[w->count++] = w->end - start;
+        else if (w->failed++ == 0)
             w->err = err;
     }
     api_client_close(client);
@@ -149,54 +178,153 @@ static enum engine_code make_body(struct wishes *wishes, struct engine_error *er
     return wishes->json_body ? make_json(wishes, count, err) : make_binary(wishes, count, err);
 }
 
+/* ---- the server's statistics --------------------------------------------------------------- */
+
+static double sum_ns(const json_t *stats, const char *name)
+{
+    return json_number_value(json_object_get(json_object_get(stats, name), "ns"));
+}
+
+/* A server without statistics is measured all the same. */
+static struct served ask_served(const struct wishes *wishes)
+{
+    struct engine_error err = {0};
+    struct api_client *client = NULL;
+    char path[256], *text = NULL;
+    snprintf(path, sizeof path, "/v2/models/%s/stats", wishes->model);
+    enum engine_code code = api_client_open(wishes->url, NULL, &client, &err);
+    if (code == ENGINE_OK)
+        code = api_client_document(client, path, NULL, &text, &err);
+    json_t *root = code == ENGINE_OK ? json_loads(text, 0, NULL) : NULL;
+    json_t *stats =
+        json_object_get(json_array_get(json_object_get(root, "model_stats"), 0), "inference_stats");
+    struct served ret = {
+        .requests = json_number_value(json_object_get(json_object_get(stats, "success"), "count")),
+        .queue = sum_ns(stats, "queue"),
+        .input = sum_ns(stats, "compute_input"),
+        .infer = sum_ns(stats, "compute_infer"),
+        .output = sum_ns(stats, "compute_output")};
+    json_decref(root);
+    free(text);
+    api_client_close(client);
+    return ret;
+}
+
+/* In ms a request, between two looks. */
+static struct served served_between(const struct served *before, const struct served *after)
+{
+    double requests = after->requests - before->requests, scale = 1e-6 / requests;
+    if (requests < 1)
+        return (struct served){.requests = 0};
+    return (struct served){
+        requests, (after->queue - before->queue) * scale, (after->input - before->input) * scale,
+        (after->infer - before->infer) * scale, (after->output - before->output) * scale};
+}
+
 /* ---- the answer ---------------------------------------------------------------------------- */
 
-static void print(const struct wishes *wishes, double *times, size_t count, size_t failed,
-                  double seconds, bool json)
+static void print_text(const struct wishes *w, const struct summary *s)
 {
-    qsort(times, count, sizeof *times, by_value);
-    double p50 = count > 0 ? times[count / 2] : 0, p90 = count > 0 ? times[count * 9 / 10] : 0,
-           p99 = count > 0 ? times[count * 99 / 100] : 0;
-    if (json)
-        printf("{\"model\":\"%s\",\"clients\":%ld,\"requests\":%zu,\"failed\":%zu,"
-               "\"requests_per_second\":%.1f,\"p50_ms\":%.3f,\"p90_ms\":%.3f,\"p99_ms\":%.3f}\n",
-               wishes->model, wishes->clients, count, failed, (double)count / seconds, p50, p90,
-               p99);
-    else
-        printf("%zu requests, %zu failed, %.1f a second; ms: p50 %.3f, p90 %.3f, p99 %.3f\n", count,
-               failed, (double)count / seconds, p50, p90, p99);
+    printf("%s, batch %ld, tokens %ld, %s%s, %ld client(s), %.1f s\n", w->model, w->batch,
+           w->tokens, w->json_body ? "JSON" : "binary", w->scores ? " with scores" : "", w->clients,
+           s->seconds);
+    printf("  requests    %zu, %zu failed, %.1f a second\n", s->count, s->failed,
+           (double)s->count / s->seconds);
+    if (s->count == 0)
+        return;
+    printf("  latency ms  mean %.3f, p50 %.3f, p90 %.3f, p99 %.3f, max %.3f\n", s->mean, s->p50,
+           s->p90, s->p99, s->max);
+    if (s->server.requests > 0)
+        printf("  server ms   queue %.3f, input %.3f, compute %.3f, output %.3f; computing is "
+               "%.0f %% of the latency\n",
+               s->server.queue, s->server.input, s->server.infer, s->server.output,
+               100 * s->server.infer / s->mean);
+}
+
+static void print_json(const struct wishes *w, const struct summary *s)
+{
+    bool known = s->server.requests > 0 && s->mean > 0;
+    json_t *root = json_pack(
+        "{s:s, s:I, s:I, s:s, s:b, s:I, s:f, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "model",
+        w->model, "batch", (json_int_t)w->batch, "tokens", (json_int_t)w->tokens, "body",
+        w->json_body ? "json" : "binary", "scores", (int)w->scores, "clients",
+        (json_int_t)w->clients, "seconds", s->seconds, "requests", (json_int_t)s->count, "failed",
+        (json_int_t)s->failed, "requests_per_second", (double)s->count / s->seconds, "mean_ms",
+        s->mean, "p50_ms", s->p50, "p90_ms", s->p90, "p99_ms", s->p99, "max_ms", s->max);
+    if (known)
+        json_object_set_new(root, "server",
+                            json_pack("{s:f, s:f, s:f, s:f, s:f}", "queue_ms", s->server.queue,
+                                      "input_ms", s->server.input, "compute_ms", s->server.infer,
+                                      "output_ms", s->server.output, "compute_share",
+                                      s->server.infer / s->mean));
+    char *text = json_dumps(root, JSON_REAL_PRECISION(6));
+    printf("%s\n", text != NULL ? text : "{}");
+    free(text);
+    json_decref(root);
+}
+
+/* ---- the run ------------------------------------------------------------------------------- */
+
+/* Gathers the workers' times in all, sorts them. */
+static void sum_up(const struct worker *workers, long clients, double *all, struct summary *ret)
+{
+    double start = workers[0].start, end = workers[0].end, sum = 0, *to = all;
+    for (long i = 0; i < clients; i++) {
+        const struct worker *w = &workers[i];
+        memmove(to, w->times, w->count * sizeof *to);
+        to += w->count;
+        ret->count += w->count;
+        ret->failed += w->failed;
+        start = w->start < start ? w->start : start;
+        end = w->end > end ? w->end : end;
+        if (w->err.code != ENGINE_OK)
+            ret->err = w->err;
+    }
+    ret->seconds = end > start ? (end - start) / 1e3 : 1e-9;
+    if (ret->count == 0)
+        return;
+    qsort(all, ret->count, sizeof *all, by_value);
+    for (size_t i = 0; i < ret->count; i++)
+        sum += all[i];
+    ret->mean = sum / (double)ret->count;
+    ret->p50 = all[ret->count / 2];
+    ret->p90 = all[ret->count * 9 / 10];
+    ret->p99 = all[ret->count * 99 / 100];
+    ret->max = all[ret->count - 1];
 }
 
 static int measure(struct wishes *wishes, bool json)
 {
     static struct worker workers[MAX_CLIENTS];
-    size_t count = 0, failed = 0;
-    double *all = malloc((size_t)wishes->clients * MAX_TIMES * sizeof *all), *to = all;
-    struct engine_error err = {0};
+    double *all = malloc((size_t)wishes->clients * MAX_TIMES * sizeof *all);
+    struct summary summary = {0};
     if (all == NULL) {
-        (void)engine_error_set(&err, ENGINE_OUT_OF_MEMORY, "no memory for the times");
-        return api_commands_fail(&err);
+        (void)engine_error_set(&summary.err, ENGINE_OUT_OF_MEMORY, "no memory for the times");
+        return api_commands_fail(&summary.err);
     }
-    double start = now_ms();
-    for (long i = 0; i < wishes->clients; i++) {
-        workers[i] = (struct worker){.wishes = wishes, .times = all + i * MAX_TIMES};
-        if (pthread_create(&workers[i].thread, NULL, work, &workers[i]) != 0)
-            wishes->clients = i;
+    struct served before = ask_served(wishes);
+    long started = 0;
+    for (; started < wishes->clients; started++) {
+        struct worker *w = &workers[started];
+        *w = (struct worker){.wishes = wishes, .times = all + started * MAX_TIMES};
+        if (pthread_create(&w->thread, NULL, work, w) != 0)
+            break;
     }
-    for (long i = 0; i < wishes->clients; i++)
+    for (long i = 0; i < started; i++)
         pthread_join(workers[i].thread, NULL);
-    double seconds = (now_ms() - start) / 1e3;
-    for (long i = 0; i < wishes->clients; i++) {
-        memmove(to, workers[i].times, workers[i].count * sizeof *to);
-        to += workers[i].count;
-        count += workers[i].count;
-        failed += workers[i].failed;
-        if (workers[i].err.code != ENGINE_OK)
-            err = workers[i].err;
-    }
-    print(wishes, all, count, failed, seconds, json);
+    struct served after = ask_served(wishes);
+    sum_up(workers, started, all, &summary);
+    summary.server = served_between(&before, &after);
+    if (started < wishes->clients)
+        (void)engine_error_set(&summary.err, ENGINE_OUT_OF_MEMORY,
+                               "only %ld of %ld clients could be started", started,
+                               wishes->clients);
     free(all);
-    return err.code != ENGINE_OK ? api_commands_fail(&err) : 0;
+    if (json)
+        print_json(wishes, &summary);
+    else
+        print_text(wishes, &summary);
+    return summary.err.code != ENGINE_OK ? api_commands_fail(&summary.err) : 0;
 }
 
 int api_command_bench_run(int argc, char **argv)
@@ -215,7 +343,15 @@ int api_command_bench_run(int argc, char **argv)
                                                   {NULL, NULL, NULL}};
     int status = api_commands_read(argc, argv,
                                    "bench URL MODEL [--batch 1] [--tokens 16] [--clients 8] "
-                                   "[--seconds 5] [--json-body] [--scores] [--json]",
+                                   "[--seconds 5] [--json-body] [--scores] [--json]\n\n"
+                                   "Sends [batch, tokens, width] queries from so many clients, one "
+                                   "connection each.\nPrints requests a second, latencies, and "
+                                   "what the server says it spent on them.\n\n"
+                                   "  --json-body  numbers as JSON text; else safetensors\n"
+                                   "  --scores     ask for the attention scores too\n"
+                                   "  --json       the figures as JSON\n\n"
+                                   "Exit status 1 if a request failed; a refused one is not "
+                                   "repeated.",
                                    options, positional, 2, 2);
     if (status >= 0)
         return status;

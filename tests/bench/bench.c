@@ -1,85 +1,59 @@
 /* bench.c - the engine in-process, no HTTP: milliseconds of one layer, N=12 E=768 H=64,
- * self-attention, one additive mask.
+ * self-attention, one additive mask, and how near they are to what the machine can do.
  *
- * Variants take turns, round after round: a neighbour who slows the machine slows all of them. A
- * turn is one call to warm up, then calls for 20 ms, at least 3, and their median; the median of
- * the rounds is printed. The ceiling is a 128 x 768 x 768 product by sgemm on one thread, measured
- * by such turns in the same rounds. A precision that this machine lacks is left out, with a
- * word on stderr: the engine would compute it in float32. */
+ * Variants and ceilings take turns (bench_turn.h), round after round; the median of the rounds is
+ * printed. A precision that this machine lacks is left out, with a word on stderr: the engine would
+ * compute it in float32. --lines without a file measures no ceilings. It compares with nobody
+ * else: see peers.py. */
 #include <omp.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "engine/cpu.h"
 #include "engine/engine.h"
-#include "engine/kernel.h"
+#include "tests/bench/bench_ceilings.h"
+#include "tests/bench/bench_plot.h"
+#include "tests/bench/bench_roofline.h"
+#include "tests/bench/bench_turn.h"
 
-enum { HEADS = 12, WIDTH = 768, DIM = 64, ROUNDS = 9, TURN_MS = 20, MAX_LIST = 32 };
-enum { MAX_CALLS = 4096 };
+enum { ROUNDS = 9, MAX_LIST = 32 };
 
-static const struct variant {
-    const char *name;
-    enum engine_precision precision;
-    bool scores;
-    int reused;
-} variants[] = {
+/* The last ones are measured only when --variants names them. */
+static const struct bench_variant variants[] = {
     {"f32", ENGINE_PRECISION_F32, false, 0},      {"f32+s", ENGINE_PRECISION_F32, true, 0},
     {"x3", ENGINE_PRECISION_X3, false, 0},        {"x3+s", ENGINE_PRECISION_X3, true, 0},
     {"b16", ENGINE_PRECISION_BF16, false, 0},     {"b16+s", ENGINE_PRECISION_BF16, true, 0},
     {"f32.r6", ENGINE_PRECISION_F32, false, 6},   {"f32+s.r6", ENGINE_PRECISION_F32, true, 6},
     {"f32.r12", ENGINE_PRECISION_F32, false, 12}, {"b16.r12", ENGINE_PRECISION_BF16, false, 12},
+    {"x3.r6", ENGINE_PRECISION_X3, false, 6},     {"x3+s.r6", ENGINE_PRECISION_X3, true, 6},
+    {"b16.r6", ENGINE_PRECISION_BF16, false, 6},  {"b16+s.r6", ENGINE_PRECISION_BF16, true, 6},
+    {"x3.r12", ENGINE_PRECISION_X3, false, 12},
 };
-enum { VARIANTS = sizeof variants / sizeof variants[0] };
+enum { VARIANTS = sizeof variants / sizeof variants[0], USUAL_VARIANTS = 10 };
 
 struct options {
     bool lines;
     bool skip[VARIANTS];
     int batch[MAX_LIST], tokens[MAX_LIST], cases;
     int threads[MAX_LIST], thread_counts;
+    FILE *csv, *svg;
 };
 
-__attribute__((format(printf, 1, 2))) static void fail(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    fprintf(stderr, "bench: ");
-    vfprintf(stderr, format, arguments);
-    fprintf(stderr, "\n");
-    va_end(arguments);
-    exit(2);
-}
+struct results {
+    struct bench_point *points;
+    int count;
+};
 
-static double now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int count)
-{
-    qsort(values, (size_t)count, sizeof *values, by_value);
-    return values[count / 2];
-}
-
-static float *numbers(size_t count)
-{
-    float *values = aligned_alloc(64, (count * sizeof *values + 63) / 64 * 64);
-    if (values == NULL)
-        fail("%s", "no memory");
-    for (size_t i = 0; i < count; i++)
-        values[i] = (float)((i * 2654435761u) % 2001) / 1000.0f - 1.0f;
-    return values;
-}
+/* One count of threads: what turns are taken with. ceilings may be NULL. */
+struct bench {
+    const struct options *options;
+    struct engine *engine;
+    struct engine_model *models[3]; /* 0, 6, 12 heads reused */
+    struct bench_ceilings *ceilings;
+    bool skip[VARIANTS]; /* not asked for, or the precision is lacking */
+};
 
 /* ---- one case ------------------------------------------------------------------------------ */
 
@@ -89,133 +63,131 @@ struct inputs {
     float *outputs[2];
 };
 
-static double run_once(struct engine *engine, struct engine_model *model, const struct inputs *in,
-                       const struct variant *variant, double *flops)
+/* The argument of run_once. */
+struct call {
+    struct engine *engine;
+    struct engine_model *model;
+    const struct inputs *in;
+    const struct bench_variant *variant;
+    double flops; /* of the last call */
+};
+
+static void describe(const struct call *c, struct engine_call *ret)
 {
+    const struct inputs *in = c->in;
+    engine_call_init(ret);
+    ret->wanted[ENGINE_ATTENTION_SCORES] = c->variant->scores;
+    ret->precision = c->variant->precision;
+    ret->inputs[ENGINE_QUERY] =
+        (struct engine_tensor){ENGINE_F32, 3, {in->batch, in->tokens, BENCH_WIDTH}, in->query};
+    ret->inputs[ENGINE_ATTENTION_MASK] =
+        (struct engine_tensor){ENGINE_F32, 3, {in->batch, 1, in->tokens}, in->mask};
+    if (c->variant->reused > 0)
+        ret->inputs[ENGINE_REUSE_ATTENTION_SCORES] = (struct engine_tensor){
+            ENGINE_F32, 4, {in->batch, BENCH_HEADS, in->tokens, in->tokens}, in->scores};
+}
+
+static double run_once(void *argument)
+{
+    struct call *c = argument;
     struct engine_error err = {0};
     struct engine_plan *plan;
     struct engine_call call;
-    engine_call_init(&call);
-    call.wanted[ENGINE_ATTENTION_SCORES] = variant->scores;
-    call.precision = variant->precision;
-    call.inputs[ENGINE_QUERY] =
-        (struct engine_tensor){ENGINE_F32, 3, {in->batch, in->tokens, WIDTH}, in->query};
-    call.inputs[ENGINE_ATTENTION_MASK] =
-        (struct engine_tensor){ENGINE_F32, 3, {in->batch, 1, in->tokens}, in->mask};
-    if (variant->reused > 0)
-        call.inputs[ENGINE_REUSE_ATTENTION_SCORES] = (struct engine_tensor){
-            ENGINE_F32, 4, {in->batch, HEADS, in->tokens, in->tokens}, in->scores};
-    double start = now_ms();
-    if (engine_plan_create(engine, model, &call, &plan, &err) != ENGINE_OK)
-        fail("%s", err.message);
+    describe(c, &call);
+    double start = bench_turn_now_ms();
+    if (engine_plan_create(c->engine, c->model, &call, &plan, &err) != ENGINE_OK)
+        bench_turn_fail("%s", err.message);
     for (int i = 0; i < 2; i++)
-        engine_plan_output(plan, (enum engine_output)i, in->outputs[i]);
-    enum engine_code code = engine_facts(engine)->threads == 1
-                                ? engine_run_inline(engine, plan, &err)
-                                : engine_run(engine, plan, &err);
+        engine_plan_output(plan, (enum engine_output)i, c->in->outputs[i]);
+    enum engine_code code = engine_facts(c->engine)->threads == 1
+                                ? engine_run_inline(c->engine, plan, &err)
+                                : engine_run(c->engine, plan, &err);
     if (code != ENGINE_OK)
-        fail("%s", err.message);
-    *flops = engine_plan_facts(plan)->flops;
+        bench_turn_fail("%s", err.message);
+    c->flops = engine_plan_facts(plan)->flops;
     engine_plan_destroy(plan);
-    return now_ms() - start;
+    return bench_turn_now_ms() - start;
 }
 
-/* Milliseconds of 128 x 768 x 768. */
-static double run_ceiling(void)
-{
-    static float *memory;
-    const struct engine_kernel *kernel = engine_kernel_sgemm();
-    struct engine_left left;
-    struct engine_right right;
-    size_t left_bytes = kernel->left_init(&left, 128, WIDTH);
-    size_t right_bytes = kernel->right_init(&right, WIDTH, WIDTH, false);
-    if (memory == NULL)
-        memory = numbers((2 * left_bytes + right_bytes + kernel->scratch_bytes) / sizeof(float));
-    char *at = (char *)memory;
-    left.data = at;
-    right.data = at + left_bytes;
-    float *c = (float *)(void *)(at + left_bytes + right_bytes);
-    double start = now_ms();
-    kernel->multiply(&left, 0, 128, &right, 0, WIDTH, WIDTH, c, WIDTH, false, NULL, 0,
-                     at + 2 * left_bytes + right_bytes);
-    return now_ms() - start;
-}
+struct rounds {
+    double ceilings[BENCH_CEILINGS][ROUNDS];
+    double times[VARIANTS][ROUNDS], hot_read[VARIANTS][ROUNDS];
+    double flops[VARIANTS];
+};
 
-/* One turn of either kind: engine NULL means the ceiling. */
-static double run_turn(struct engine *engine, struct engine_model *model, const struct inputs *in,
-                       const struct variant *variant, double *flops)
+static void run_round(const struct bench *b, const struct inputs *in, struct rounds *ret, int round)
 {
-    static double times[MAX_CALLS];
-    int calls = -1; /* the first warms up */
-    for (double start = now_ms(); calls < 3 || now_ms() - start < TURN_MS; calls++) {
-        double ms = engine == NULL ? run_ceiling() : run_once(engine, model, in, variant, flops);
-        if (calls >= 0)
-            times[calls] = ms;
-        if (calls == MAX_CALLS - 1)
-            break;
-    }
-    return median(times, calls);
-}
-
-static const char *kernel_name(const struct engine *engine, enum engine_precision precision)
-{
-    const struct engine_facts *facts = engine_facts(engine);
-    return precision == ENGINE_PRECISION_X3     ? facts->kernel_x3
-           : precision == ENGINE_PRECISION_BF16 ? facts->kernel_bf16
-                                                : facts->kernel_f32;
-}
-
-static bool has_kernel(const struct engine *engine, enum engine_precision precision)
-{
-    return strncmp(kernel_name(engine, precision), "none", 4) != 0;
-}
-
-static void run_case(struct engine *engine, struct engine_model *const models[3],
-                     const struct inputs *in, const struct options *options)
-{
-    bool lines = options->lines;
-    double times[VARIANTS][ROUNDS], ceiling[ROUNDS], flops[VARIANTS];
-    for (int round = -1; round < ROUNDS; round++) {
-        double ms = run_turn(NULL, NULL, NULL, NULL, NULL);
-        if (round >= 0)
-            ceiling[round] = ms;
-        for (int v = 0; v < VARIANTS; v++) {
-            if (options->skip[v] || !has_kernel(engine, variants[v].precision))
-                continue;
-            ms = run_turn(engine, models[variants[v].reused / 6], in, &variants[v], &flops[v]);
-            if (round >= 0)
-                times[v][round] = ms;
-        }
-    }
-    int threads = engine_facts(engine)->threads;
-    double peak = 2e-6 * 128 * WIDTH * WIDTH / median(ceiling, ROUNDS) * threads;
+    for (int c = 0; c < BENCH_CEILINGS && b->ceilings != NULL; c++)
+        ret->ceilings[c][round] = bench_ceilings_turn(b->ceilings, (enum bench_ceiling)c);
     for (int v = 0; v < VARIANTS; v++) {
-        if (options->skip[v] || !has_kernel(engine, variants[v].precision))
+        if (b->skip[v])
             continue;
-        double ms = median(times[v], ROUNDS), speed = flops[v] * 1e-6 / ms;
-        if (lines)
-            printf("%d %d %d %s %.4f\n", in->batch, in->tokens, threads, variants[v].name, ms);
-        else
-            printf("%4d %6d %8d  %-9s %10.3f %9.1f %8.0f %%\n", in->batch, in->tokens, threads,
-                   variants[v].name, ms, speed, 100 * speed / peak);
+        struct call call = {.engine = b->engine,
+                            .model = b->models[variants[v].reused / 6],
+                            .in = in,
+                            .variant = &variants[v]};
+        if (b->ceilings != NULL)
+            ret->hot_read[v][round] = bench_ceilings_hot_read(
+                b->ceilings, (size_t)bench_roofline_bytes(&variants[v], in->batch, in->tokens));
+        ret->times[v][round] = bench_turn_run(run_once, &call, BENCH_TURN_MS);
+        ret->flops[v] = call.flops;
     }
 }
 
-static void measure(struct engine *engine, struct engine_model *const models[3], int batch,
-                    int tokens, const struct options *options)
+static struct bench_point point_of(const struct bench *b, const struct inputs *in,
+                                   struct rounds *rounds, int v)
 {
-    size_t rows = (size_t)batch * (size_t)tokens, scores = rows * HEADS * (size_t)tokens;
+    const struct engine_facts *facts = engine_facts(b->engine);
+    struct bench_point ret = {.variant = &variants[v],
+                              .batch = in->batch,
+                              .tokens = in->tokens,
+                              .threads = facts->threads,
+                              .ms = bench_turn_median(rounds->times[v], ROUNDS),
+                              .flops = rounds->flops[v],
+                              .hot_read = bench_turn_median(rounds->hot_read[v], ROUNDS),
+                              .amx_f32 = strstr(facts->kernel_f32, "amx") != NULL};
+    for (int c = 0; c < BENCH_CEILINGS; c++)
+        ret.ceilings[c] = bench_turn_median(rounds->ceilings[c], ROUNDS);
+    return ret;
+}
+
+static void run_case(const struct bench *b, const struct inputs *in, struct results *results)
+{
+    static struct rounds rounds;
+    memset(&rounds, 0, sizeof rounds);
+    run_round(b, in, &rounds, 0); /* warms up: the next one overwrites it */
+    for (int round = 0; round < ROUNDS; round++)
+        run_round(b, in, &rounds, round);
+    for (int v = 0; v < VARIANTS; v++) {
+        if (b->skip[v])
+            continue;
+        struct bench_point *point = &results->points[results->count++];
+        *point = point_of(b, in, &rounds, v);
+        if (b->options->lines)
+            printf("%d %d %d %s %.4f\n", point->batch, point->tokens, point->threads,
+                   point->variant->name, point->ms);
+        else
+            bench_roofline_print_time(point);
+    }
+    fflush(stdout);
+}
+
+static void measure(const struct bench *b, int batch, int tokens, struct results *results)
+{
+    size_t rows = (size_t)batch * (size_t)tokens, scores = rows * BENCH_HEADS * (size_t)tokens;
     struct inputs in = {.batch = batch, .tokens = tokens};
-    in.query = numbers(rows * WIDTH);
-    in.scores = numbers(scores);
-    in.mask = numbers(rows);
+    in.query = bench_turn_numbers(rows * BENCH_WIDTH);
+    in.scores = bench_turn_numbers(scores);
+    in.mask = bench_turn_numbers(rows);
     for (size_t i = 0; i < rows; i++)
         in.mask[i] = 1.0f;
-    in.outputs[0] = numbers(rows * WIDTH);
-    in.outputs[1] = numbers(scores);
-    run_case(engine, models, &in, options);
+    in.outputs[0] = bench_turn_numbers(rows * BENCH_WIDTH);
+    in.outputs[1] = bench_turn_numbers(scores);
+    run_case(b, &in, results);
     free(in.query), free(in.scores), free(in.mask), free(in.outputs[0]), free(in.outputs[1]);
 }
+
+/* ---- all cases ------------------------------------------------------------------------------- */
 
 static struct engine_model *make_model(struct engine *engine, int reused)
 {
@@ -223,36 +195,78 @@ static struct engine_model *make_model(struct engine *engine, int reused)
     struct engine_error err = {0};
     struct engine_model *model;
     engine_layer_defaults(&config);
-    config.num_heads = HEADS;
-    config.key_dim = DIM;
+    config.num_heads = BENCH_HEADS;
+    config.key_dim = BENCH_DIM;
     config.reuse_attention = reused;
-    config.use_relative_pe = reused < HEADS;
+    config.use_relative_pe = reused < BENCH_HEADS;
     config.query_shape = config.key_shape = config.value_shape =
-        (struct engine_layer_shape){.rank = 3, .shape = {-1, -1, WIDTH}};
+        (struct engine_layer_shape){.rank = 3, .shape = {-1, -1, BENCH_WIDTH}};
     const struct engine_model_source source = {.config = &config, .initialize = true};
     if (engine_model_create(engine, &source, &model, &err) != ENGINE_OK)
-        fail("%s", err.message);
+        bench_turn_fail("%s", err.message);
     return model;
 }
 
-static void measure_all(const struct options *options, int threads)
+static void skip_what_lacks(struct bench *b)
+{
+    const struct engine_facts *facts = engine_facts(b->engine);
+    const struct {
+        enum engine_precision precision;
+        const char *kernel;
+    } kernels[] = {{ENGINE_PRECISION_X3, facts->kernel_x3},
+                   {ENGINE_PRECISION_BF16, facts->kernel_bf16}};
+    for (int k = 0; k < 2; k++) {
+        if (strncmp(kernels[k].kernel, "none", 4) != 0)
+            continue;
+        fprintf(stderr, "bench: no %s: %s\n", engine_precision_name(kernels[k].precision),
+                kernels[k].kernel);
+        for (int v = 0; v < VARIANTS; v++)
+            b->skip[v] = b->skip[v] || variants[v].precision == kernels[k].precision;
+    }
+}
+
+static void measure_all(const struct options *options, int threads, struct results *results)
 {
     struct engine_error err = {0};
-    struct engine *engine;
-    struct engine_model *models[3];
-    if (engine_open(&(struct engine_options){.threads = threads}, &engine, &err) != ENGINE_OK)
-        fail("%s", err.message);
-    for (int p = ENGINE_PRECISION_X3; p <= ENGINE_PRECISION_BF16; p++)
-        if (!has_kernel(engine, (enum engine_precision)p))
-            fprintf(stderr, "bench: no %s: %s\n", engine_precision_name((enum engine_precision)p),
-                    kernel_name(engine, (enum engine_precision)p));
+    struct bench b = {.options = options};
+    if (engine_open(&(struct engine_options){.threads = threads}, &b.engine, &err) != ENGINE_OK)
+        bench_turn_fail("%s", err.message);
+    if (!options->lines || options->csv != NULL || options->svg != NULL)
+        b.ceilings = bench_ceilings_open(threads);
+    if (b.ceilings != NULL && threads > engine_cpu()->threads)
+        fprintf(stderr, "bench: %d threads on %d processor(s): their ceilings read too high\n",
+                threads, engine_cpu()->threads);
+    memcpy(b.skip, options->skip, sizeof b.skip);
+    skip_what_lacks(&b);
     for (int i = 0; i < 3; i++)
-        models[i] = make_model(engine, 6 * i);
+        b.models[i] = make_model(b.engine, 6 * i);
     for (int i = 0; i < options->cases; i++)
-        measure(engine, models, options->batch[i], options->tokens[i], options);
+        measure(&b, options->batch[i], options->tokens[i], results);
     for (int i = 0; i < 3; i++)
-        engine_model_release(models[i]);
-    engine_close(engine);
+        engine_model_release(b.models[i]);
+    bench_ceilings_close(b.ceilings);
+    engine_close(b.engine);
+}
+
+/* Before anything is measured: a wrong path is said at once. */
+static FILE *open_file(const char *path)
+{
+    FILE *file = fopen(path, "w");
+    if (file == NULL)
+        bench_turn_fail("file \"%s\" cannot be written", path);
+    return file;
+}
+
+static void write_file(FILE *file,
+                       void (*write)(FILE *file, const struct bench_point *points, int count),
+                       const struct results *results)
+{
+    if (file == NULL)
+        return;
+    write(file, results->points, results->count);
+    bool failed = ferror(file) != 0;
+    if (fclose(file) != 0 || failed)
+        bench_turn_fail("%s", "a file cannot be written to its end");
 }
 
 /* ---- options --------------------------------------------------------------------------------- */
@@ -264,16 +278,16 @@ static void read_cases(const char *text, struct options *ret)
         int length = 0;
         if (sscanf(at, "%dx%d%n", &ret->batch[ret->cases], &ret->tokens[ret->cases], &length) < 2 ||
             ret->batch[ret->cases] < 1 || ret->tokens[ret->cases] < 1)
-            fail("--cases is \"%s\", it must be like 1x16,8x128", text);
+            bench_turn_fail("--cases is \"%s\", it must be like 1x16,8x128", text);
         at += length;
         if (*at == '\0') {
             ret->cases++;
             return;
         }
         if (*at++ != ',')
-            fail("--cases is \"%s\", it must be like 1x16,8x128", text);
+            bench_turn_fail("--cases is \"%s\", it must be like 1x16,8x128", text);
     }
-    fail("--cases \"%s\" has more than 32 cases", text);
+    bench_turn_fail("--cases \"%s\" has more than 32 cases", text);
 }
 
 static void read_threads(const char *text, struct options *ret)
@@ -283,13 +297,13 @@ static void read_threads(const char *text, struct options *ret)
         char *end;
         long count = strtol(at, &end, 10);
         if (end == at || count < 1 || count > 1024 || (*end != '\0' && *end != ','))
-            fail("--threads is \"%s\", it must be like 1,2", text);
+            bench_turn_fail("--threads is \"%s\", it must be like 1,2", text);
         ret->threads[ret->thread_counts++] = (int)count;
         if (*end == '\0')
             return;
         at = end + 1;
     }
-    fail("--threads \"%s\" has more than 32 numbers", text);
+    bench_turn_fail("--threads \"%s\" has more than 32 numbers", text);
 }
 
 static void read_variants(const char *text, struct options *ret)
@@ -303,36 +317,76 @@ static void read_variants(const char *text, struct options *ret)
                (strlen(variants[v].name) != length || strncmp(variants[v].name, at, length) != 0))
             v++;
         if (v == VARIANTS)
-            fail("--variants names \"%.*s\", which does not exist", (int)length, at);
+            bench_turn_fail("--variants names \"%.*s\", which does not exist", (int)length, at);
         ret->skip[v] = false;
         at += length + (at[length] == ',' ? 1 : 0);
     }
 }
 
-int main(int argc, char **argv)
+static void print_help(void)
 {
-    omp_set_num_threads(1); /* the ceiling is one thread's; the engine sees to its own */
-    struct options options = {.threads = {1}, .thread_counts = 1};
-    read_cases("1x16,1x128,8x128,1x512,4x512", &options);
+    printf(
+        "usage: bench [--cases 1x16,1x128,...] [--threads 1,2] [--variants f32,b16+s,...]\n"
+        "             [--lines] [--csv FILE] [--svg FILE]\n\n"
+        "Times of one attention layer (12 heads of 64, width 768, one additive mask) in this\n"
+        "process, beside what the machine can do. tests/bench/README.md explains the columns.\n\n"
+        "  --cases     batch x tokens; default 1x16,1x128,8x128,1x512,4x512\n"
+        "  --threads   default 1\n"
+        "  --variants  default all of the first row:\n             ");
+    for (int v = 0; v < VARIANTS; v++)
+        printf("%s %s", v == USUAL_VARIANTS ? "\n             " : "", variants[v].name);
+    printf("\n              +s: scores returned; .r6: so many heads reused\n"
+           "  --lines     one line a variant and nothing else: B T threads variant ms\n"
+           "  --csv FILE  all figures, a row a variant\n"
+           "  --svg FILE  the roofline as a picture\n");
+}
+
+/* "1x16,..." as in --help, and what argv says. */
+static void read_options(int argc, char **argv, struct options *ret)
+{
+    read_cases("1x16,1x128,8x128,1x512,4x512", ret);
+    for (int v = USUAL_VARIANTS; v < VARIANTS; v++)
+        ret->skip[v] = true;
     for (int i = 1; i < argc; i++) {
         bool has_value = i + 1 < argc;
+        if (strcmp(argv[i], "--help") == 0) {
+            print_help();
+            exit(0);
+        }
         if (strcmp(argv[i], "--lines") == 0)
-            options.lines = true;
+            ret->lines = true;
         else if (strcmp(argv[i], "--cases") == 0 && has_value)
-            read_cases(argv[++i], &options);
+            read_cases(argv[++i], ret);
         else if (strcmp(argv[i], "--threads") == 0 && has_value)
-            read_threads(argv[++i], &options);
+            read_threads(argv[++i], ret);
         else if (strcmp(argv[i], "--variants") == 0 && has_value)
-            read_variants(argv[++i], &options);
+            read_variants(argv[++i], ret);
+        else if (strcmp(argv[i], "--csv") == 0 && has_value)
+            ret->csv = open_file(argv[++i]);
+        else if (strcmp(argv[i], "--svg") == 0 && has_value)
+            ret->svg = open_file(argv[++i]);
         else
-            fail("option \"%s\" is unknown or lacks its value; there are --lines, --cases "
-                 "1x16,1x128,"
-                 " --threads 1,2 and --variants f32,b16+s",
-                 argv[i]);
+            bench_turn_fail("option \"%s\" is unknown or lacks its value; see --help", argv[i]);
     }
+}
+
+int main(int argc, char **argv)
+{
+    omp_set_num_threads(1); /* the engine sees to its own threads */
+    struct options options = {.threads = {1}, .thread_counts = 1};
+    read_options(argc, argv, &options);
+    size_t most = (size_t)options.cases * (size_t)options.thread_counts * VARIANTS;
+    struct results results = {calloc(most, sizeof *results.points), 0};
+    if (results.points == NULL)
+        bench_turn_fail("%s", "no memory");
     if (!options.lines)
-        printf("   B      T  threads  variant           ms      GF/s  of sgemm\n");
+        bench_roofline_print_head();
     for (int i = 0; i < options.thread_counts; i++)
-        measure_all(&options, options.threads[i]);
+        measure_all(&options, options.threads[i], &results);
+    if (!options.lines)
+        bench_roofline_print(results.points, results.count);
+    write_file(options.csv, bench_roofline_write_csv, &results);
+    write_file(options.svg, bench_plot_write, &results);
+    free(results.points);
     return 0;
 }

@@ -3,6 +3,7 @@
  * Kernels that this processor lacks are named on stdout; sgemm is always there. */
 #include "engine/kernel.h"
 
+#include <float.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,7 +18,8 @@
 #include "engine/tensor.h"
 
 /* tolerance: of the sum of |l * r|, beside an exact sum of the operands as the kernel keeps them.
- * x3: operands to 2^-17, lo * lo left out, 2^-18; float32 sums of up to 1000 terms. */
+ * x3: operands to 2^-17, lo * lo left out, 2^-18; float32 sums of up to 1000 terms.
+ * x6: operands exact, what is left out below 2^-22. */
 static const struct subject {
     const struct engine_kernel *(*kernel)(void);
     const char *name;
@@ -28,6 +30,7 @@ static const struct subject {
     {engine_kernel_avx512, "avx512", 2e-6, false},
     {engine_kernel_amx_bf16, "amx bf16", 2e-6, true},
     {engine_kernel_amx_x3, "amx x3", 2.5e-5, false},
+    {engine_kernel_amx_x6, "amx x6", 6e-7, false},
 };
 enum { SUBJECTS = sizeof subjects / sizeof subjects[0] };
 
@@ -439,8 +442,36 @@ static void plain_left_rows_may_lie_anywhere(void **unused)
     for_each_subject(check_plain);
 }
 
-/* One NaN and one infinity reach their own rows, and no other element; under x3 the infinity
- * becomes NaN (infinity * 0 of the low planes). */
+/* Parts of a number must not overflow where the number does not. */
+static double check_greatest(const struct subject *subject)
+{
+    struct product p;
+    make(&p, subject, 20, 40, 40, false);
+    for (int k = 0; k < 40; k++)
+        p.l[7 * p.l_stride + k] = k == 2 ? FLT_MAX : 0.0f;
+    for (int64_t j = 0; j < 40; j++)
+        p.r[2 * 40 + j] = 0.25f;
+    free(p.left.data);
+    free(p.right.data);
+    write_left(&p);
+    write_right(&p, false);
+    float c[20 * 40];
+    multiply(&p, 0, 20, 0, 40, 40, c, 40, false);
+    bool is_exact = subject->kernel != engine_kernel_amx_x3 && !subject->bf16;
+    for (int j = 0; j < 40 && is_exact; j++)
+        assert_true(c[7 * 40 + j] == FLT_MAX / 4);
+    reset(&p);
+    return 0;
+}
+
+static void the_greatest_float_keeps_its_value(void **unused)
+{
+    (void)unused;
+    for_each_subject(check_greatest);
+}
+
+/* One NaN and one infinity reach their own rows, and no other element; under x3 and x6 the
+ * infinity becomes NaN (infinity * 0 of the low planes). */
 static double check_special(const struct subject *subject)
 {
     struct product p;
@@ -461,8 +492,10 @@ static double check_special(const struct subject *subject)
             if (i == 3)
                 assert_true(isnan(value));
             else if (i == 5)
-                assert_true(subject->kernel == engine_kernel_amx_x3 ? isnan(value)
-                                                                    : value == INFINITY);
+                assert_true(subject->kernel == engine_kernel_amx_x3 ||
+                                    subject->kernel == engine_kernel_amx_x6
+                                ? isnan(value)
+                                : value == INFINITY);
             else
                 assert_true(isfinite(value));
         }
@@ -532,6 +565,7 @@ int main(void)
         cmocka_unit_test(garbage_beyond_the_live_depth_does_not_matter),
         cmocka_unit_test(a_product_of_depth_zero_is_zero_and_adds_nothing),
         cmocka_unit_test(plain_left_rows_may_lie_anywhere),
+        cmocka_unit_test(the_greatest_float_keeps_its_value),
         cmocka_unit_test(nan_and_infinity_stay_in_their_rows),
         cmocka_unit_test(finishing_a_tile_adds_the_bias_and_finds_the_greatest_value),
     };

@@ -40,10 +40,12 @@ struct task {
     struct engine_error err;
 };
 
-static enum engine_code run_task(void *argument, int phase, int64_t unit,
+static enum engine_code run_task(void *argument, const struct engine_pool_unit *at,
                                  struct engine_arena *arena, struct engine_error *err)
 {
     struct task *t = argument;
+    int phase = at->phase;
+    int64_t unit = at->index;
     for (int i = 0; i < phase; i++)
         if (atomic_load(&t->phase_runs[i]) != (int)t->job.work.units[i])
             atomic_store(&t->out_of_order, 1);
