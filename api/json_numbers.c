@@ -357,7 +357,7 @@ enum engine_code api_json_numbers_feed(struct api_json_numbers *numbers, const c
 /* ---- writing ---------------------------------------------------------------------------- */
 
 /* Below this many elements a second thread costs more than it brings. */
-enum { PIECE_ELEMENTS = 4096, PIECES = 4, ELEMENT_BYTES = 18, WIDE_ELEMENT_BYTES = 28 };
+enum { PIECE_ELEMENTS = 2048, PIECES = 4, ELEMENT_BYTES = 18, WIDE_ELEMENT_BYTES = 28 };
 
 struct writing {
     const struct engine_tensor *tensor;

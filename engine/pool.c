@@ -32,6 +32,7 @@ struct engine_pool {
     atomic_uint steps;            /* the same for helpers: phases and jobs ended */
     int sleeping, looking; /* idle workers: those to be woken, those who see work by themselves */
     int wakes;             /* sleepers to be woken once the lock is free */
+    int woken;             /* sleepers that are to be, or were, and do not run yet */
     int threads;
     int busy; /* workers with a unit or a report, and helpers */
     bool closing;
@@ -146,9 +147,12 @@ static void unlink_job(struct engine_pool *pool, struct engine_pool_job *job)
  * nor threads that may compute. */
 static void wake(struct engine_pool *pool, int64_t units)
 {
-    int64_t wanted = least(units, pool->threads - pool->busy) - pool->looking;
-    if (wanted > pool->wakes)
-        pool->wakes = (int)least(wanted, pool->sleeping);
+    int64_t wanted = least(units, pool->threads - pool->busy) - pool->looking - pool->woken;
+    int64_t wakes = least(wanted, pool->sleeping - pool->woken);
+    if (wakes <= 0)
+        return;
+    pool->wakes += (int)wakes;
+    pool->woken += (int)wakes;
 }
 
 /* A wake-up is a system call of tens of microseconds: nobody should wait for it at the lock. */
@@ -281,6 +285,7 @@ static void wait_for_work(struct engine_pool *pool)
     pool->sleeping++;
     pthread_cond_wait(&pool->work_came, &pool->lock);
     pool->sleeping--;
+    pool->woken -= pool->woken > 0;
 }
 
 /* A wish: where the system knows no slices, or forbids the call, all is as without. */
@@ -459,7 +464,7 @@ void engine_pool_cancel(struct engine_pool *pool, struct engine_pool_job *job)
 struct waiter {
     struct engine_pool *pool;
     struct engine_error err;
-    bool ended;
+    atomic_bool ended;
 };
 
 /* The waiter's memory may go as soon as the lock is free: nothing of it is used after. */
@@ -475,8 +480,12 @@ static void end_waiting(void *argument, enum engine_code code, const struct engi
     unlock(pool);
 }
 
+/* What others still do of a job that the caller has helped with takes about a unit. */
 static void wait_for(struct engine_pool *pool, const struct waiter *waiter)
 {
+    int64_t until = now_ns() + SPIN_NS;
+    while (!atomic_load_explicit(&waiter->ended, memory_order_relaxed) && now_ns() < until)
+        __builtin_ia32_pause();
     pthread_mutex_lock(&pool->lock);
     while (!waiter->ended)
         pthread_cond_wait(&pool->job_ended, &pool->lock);
@@ -561,9 +570,8 @@ void engine_pool_parallel(struct engine_pool *pool, int count, void (*part)(void
         count_waiting(pool);
         waiter.ended = true;
     }
-    while (!waiter.ended)
-        pthread_cond_wait(&pool->job_ended, &pool->lock);
     unlock(pool);
+    wait_for(pool, &waiter);
 }
 
 void engine_pool_load(struct engine_pool *pool, struct engine_load *ret)
