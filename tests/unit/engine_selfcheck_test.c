@@ -73,7 +73,7 @@ static void each_kernel_of_this_machine_passes(void **unused)
         printf("%s: error %.2g in %.2f ms\n", engine_precision_name((enum engine_precision)i),
                error, now_ms() - before);
     }
-    assert_string_equal(engine_facts(engine)->notes, "");
+    assert_null(strstr(engine_facts(engine)->notes, ": off, the error is"));
     engine_close(engine);
 }
 
