@@ -178,7 +178,8 @@ struct tiles {
 /* Defines the constant "name", a kernel's tiles; once a file. */
 #define ENGINE_KERNEL_AVX512_TILE_SET(name, pairs)                                                 \
     TILES(pairs, 1)                                                                                \
-    TILES(pairs, 2) TILES(pairs, 3) TILES(pairs, 4) TILES(pairs, 5)                                \
+    TILES(pairs, 2)                                                                                \
+    TILES(pairs, 3) TILES(pairs, 4) TILES(pairs, 5)                                                \
         TILES(pairs, 6) static const struct tiles name = {                                         \
             {NAMES(1), NAMES(2), NAMES(3), NAMES(4), NAMES(5), NAMES(6)}}
 
