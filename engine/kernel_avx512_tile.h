@@ -175,13 +175,19 @@ struct tiles {
         tile_##rows##x1, tile_##rows##x2, tile_##rows##x3, tile_##rows##x4                         \
     }
 
+#define ALL_TILES(pairs)                                                                           \
+    TILES(pairs, 1) TILES(pairs, 2) TILES(pairs, 3) TILES(pairs, 4) TILES(pairs, 5) TILES(pairs, 6)
+#define ALL_NAMES                                                                                  \
+    {                                                                                              \
+        {                                                                                          \
+            NAMES(1), NAMES(2), NAMES(3), NAMES(4), NAMES(5), NAMES(6)                             \
+        }                                                                                          \
+    }
+
 /* Defines the constant "name", a kernel's tiles; once a file. */
 #define ENGINE_KERNEL_AVX512_TILE_SET(name, pairs)                                                 \
-    TILES(pairs, 1)                                                                                \
-    TILES(pairs, 2)                                                                                \
-    TILES(pairs, 3) TILES(pairs, 4) TILES(pairs, 5)                                                \
-        TILES(pairs, 6) static const struct tiles name = {                                         \
-            {NAMES(1), NAMES(2), NAMES(3), NAMES(4), NAMES(5), NAMES(6)}}
+    ALL_TILES(pairs)                                                                               \
+    static const struct tiles name = ALL_NAMES
 
 /* ---- the product ---------------------------------------------------------------------------- */
 
