@@ -147,18 +147,18 @@ static void softmax_direct(struct unit *u, const struct engine_softmax_rows *row
         results.left = u->weights.data;
         results.left_stride = u->weights.stride;
     }
+    bool whole = plan->scores_streamed || plan->scores_in_place;
     if (u->returned && !u->deferred) {
         results.streamed = plan->scores_streamed;
-        results.scores =
-            results.streamed ? engine_emit_place(plan, u->outer, u->index, u->query0) : u->tile;
-        results.scores_stride = results.streamed ? u->keys : u->stride;
+        results.scores = whole ? engine_emit_place(plan, u->outer, u->index, u->query0) : u->tile;
+        results.scores_stride = whole ? u->keys : u->stride;
     }
     plan->kernel->softmax(rows, &results);
     if (results.scores == NULL)
         return;
     int64_t dead = results.streamed ? (u->live + 15) / 16 * 16 : u->live;
     clear_dead_keys(u, results.scores, results.scores_stride, dead);
-    if (results.streamed)
+    if (whole)
         u->returned = false;
 }
 
@@ -291,7 +291,7 @@ static void attend(const struct engine_plan *plan, int64_t unit, struct engine_a
     u.returned = plan->wants_scores && engine_emit_wants_head(plan, u.index);
     if ((!u.returned && !plan->wants_output) || !alloc(&u))
         return;
-    bool in_place = plan->scores_in_place && u.is_new;
+    bool in_place = plan->scores_in_place && u.is_new && !has_direct_softmax(&u);
     if (in_place) {
         u.tile = engine_emit_place(plan, u.outer, u.index, u.query0);
         u.stride = u.keys;

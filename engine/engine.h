@@ -206,8 +206,9 @@ void engine_plan_output(struct engine_plan *plan, enum engine_output output, voi
 struct engine_job_options {
     int64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none. Checked between units */
     int priority;        /* 1 highest; 0 the default, between */
-    /* Called exactly once, by a worker or a caller who helps, after the last unit; code OK, DEADLINE, CANCELLED, or what went wrong. May run
-     * long work: it counts as part of the job. The job is gone when it returns. */
+    /* Called exactly once, by a worker or a caller who helps, after the last unit; code OK,
+     * DEADLINE, CANCELLED, or what went wrong. May run long work: it counts as part of the job. The
+     * job is gone when it returns. */
     void (*done)(void *argument, enum engine_code code, const struct engine_error *err);
     void *argument;
 };

@@ -7,9 +7,6 @@
  *           The sum is as exact as one of float32 products, and sooner ready.
  * Sums are float32, the small products first within each tile of depth.
  *
- * Left: rows of bfloat16, the depth padded to 32 with zeros. Right: panels of 32 columns (the last
- * one of 16 if that is enough), [columns/32][depth/32][2][16][16][2]: each 1 KB tile holds 16 pairs
- * of depth by 16 columns, as TDPBF16PS wants them; also padded with zeros.
  * Tiles: 2 x 2 of C (0 to 3), two of L (4, 5), two of R (6, 7): 4 KB of loads for 4 products.
  * Two panels are taken in blocks of 64 x 256 (x3: of 64 x 128 in two planes) = 32 KB, which stay in
  * L1 while all rows pass over them, 32 rows = 16 KB at a time, read from L2 once for both panels;
@@ -34,13 +31,14 @@
 #include "engine/cpu.h"
 #include "engine/kernel_planes.h"
 #include "engine/kernel_vectors.h"
+#include "engine/operands_amx.h"
 
 enum {
-    TILE = 16,
-    PANEL = 32,
-    DEPTH = 32,
+    TILE = ENGINE_OPERANDS_AMX_TILE,
+    PANEL = ENGINE_OPERANDS_AMX_PANEL,
+    DEPTH = ENGINE_OPERANDS_AMX_DEPTH,
+    TILE_BYTES = ENGINE_OPERANDS_AMX_TILE_BYTES,
     LINE = 64,
-    TILE_BYTES = 1024,
     MAX_PLANES = ENGINE_KERNEL_PLANES
 };
 enum { DEPTH_BLOCK = 256, DEPTH_BLOCK_X6 = 768, GROUP = 2 * PANEL, FEW_ROWS = 32 };
@@ -55,236 +53,39 @@ static int64_t ceil_div(int64_t a, int64_t b)
     return (a + b - 1) / b;
 }
 
-static int64_t padded_depth(int64_t depth)
-{
-    return ceil_div(depth, DEPTH) * DEPTH;
-}
-
-static int64_t padded_columns(int64_t columns)
-{
-    return ceil_div(columns, TILE) * TILE;
-}
-
-/* ---- left operands -------------------------------------------------------------------------- */
-
-/* Strides of whole kilobytes would put all rows of a tile into a few sets of L1: one line more. */
-static int64_t left_stride(int64_t depth)
-{
-    int64_t stride = padded_depth(depth);
-    return stride % 512 == 0 ? stride + DEPTH : stride;
-}
-
-static size_t init_left(struct engine_left *left, int64_t rows, int64_t depth, int planes)
-{
-    left->depth = depth;
-    left->stride = left_stride(depth);
-    left->planes = planes;
-    left->plane = (size_t)(rows + TILE - 1) * (size_t)left->stride * sizeof(uint16_t);
-    return (size_t)planes * left->plane;
-}
+/* ---- operands ------------------------------------------------------------------------------- */
 
 static size_t left_init_bf16(struct engine_left *left, int64_t rows, int64_t depth)
 {
-    return init_left(left, rows, depth, 1);
+    return engine_operands_amx_left(left, rows, depth, 1);
 }
 
 static size_t left_init_x3(struct engine_left *left, int64_t rows, int64_t depth)
 {
-    return init_left(left, rows, depth, 2);
+    return engine_operands_amx_left(left, rows, depth, 2);
 }
 
 static size_t left_init_x6(struct engine_left *left, int64_t rows, int64_t depth)
 {
-    return init_left(left, rows, depth, 3);
-}
-
-static inline __attribute__((always_inline)) void
-write_left_row(const int planes, uint16_t *to, size_t plane, const float *from, int64_t columns)
-{
-    for (int64_t j = 0; j < columns; j += 32) {
-        __mmask32 lanes = engine_kernel_vectors_lanes32(columns - j);
-        __m512i parts[MAX_PLANES];
-        engine_kernel_planes_split(planes, _mm512_maskz_loadu_ps((__mmask16)lanes, from + j),
-                                   _mm512_maskz_loadu_ps((__mmask16)(lanes >> 16), from + j + 16),
-                                   parts);
-        ENGINE_KERNEL_VECTORS_UNROLL
-        for (int i = 0; i < planes; i++)
-            _mm512_mask_storeu_epi16((char *)(to + j) + (size_t)i * plane, lanes, parts[i]);
-    }
-}
-
-/* Who writes a row's last column writes the zeros behind it. */
-static inline __attribute__((always_inline)) void
-write_left(const int planes, const struct engine_left *left, int64_t row0, int64_t rows,
-           int64_t column0, int64_t columns, const float *tile, int64_t tile_stride)
-{
-    size_t tail = 0;
-    if (column0 + columns == left->depth)
-        tail = (size_t)(padded_depth(left->depth) - left->depth) * sizeof(uint16_t);
-    for (int64_t i = 0; i < rows; i++) {
-        uint16_t *to = (uint16_t *)left->data + (row0 + i) * left->stride + column0;
-        write_left_row(planes, to, left->plane, tile + i * tile_stride, columns);
-        for (int p = 0; p < planes && tail > 0; p++)
-            memset((char *)(to + columns) + (size_t)p * left->plane, 0, tail);
-    }
-}
-
-static void left_write(const struct engine_left *left, int64_t row0, int64_t rows, int64_t column0,
-                       int64_t columns, const float *tile, int64_t tile_stride)
-{
-    if (left->planes == 1)
-        write_left(1, left, row0, rows, column0, columns, tile, tile_stride);
-    else if (left->planes == 2)
-        write_left(2, left, row0, rows, column0, columns, tile, tile_stride);
-    else
-        write_left(3, left, row0, rows, column0, columns, tile, tile_stride);
-}
-
-/* ---- right operands ------------------------------------------------------------------------- */
-
-static size_t init_right(struct engine_right *right, int64_t depth, int64_t columns,
-                         bool transposed, int planes)
-{
-    right->depth = depth;
-    right->columns = columns;
-    right->transposed = transposed;
-    right->planes = planes;
-    right->plane = (size_t)padded_depth(depth) * (size_t)padded_columns(columns) * sizeof(uint16_t);
-    return (size_t)planes * right->plane;
+    return engine_operands_amx_left(left, rows, depth, 3);
 }
 
 static size_t right_init_bf16(struct engine_right *right, int64_t depth, int64_t columns,
                               bool transposed)
 {
-    return init_right(right, depth, columns, transposed, 1);
+    return engine_operands_amx_right(right, depth, columns, transposed, 1);
 }
 
 static size_t right_init_x3(struct engine_right *right, int64_t depth, int64_t columns,
                             bool transposed)
 {
-    return init_right(right, depth, columns, transposed, 2);
+    return engine_operands_amx_right(right, depth, columns, transposed, 2);
 }
 
 static size_t right_init_x6(struct engine_right *right, int64_t depth, int64_t columns,
                             bool transposed)
 {
-    return init_right(right, depth, columns, transposed, 3);
-}
-
-/* Tiles side by side in the panel of column n: 2, or 1 in a narrow last one. */
-static int64_t panel_tiles(const struct engine_right *right, int64_t n)
-{
-    return least(2, (padded_columns(right->columns) - n / PANEL * PANEL) / TILE);
-}
-
-/* The tile of depth k and column n, k a multiple of 32, n of 16. */
-static char *right_at(const struct engine_right *right, int64_t k, int64_t n)
-{
-    int64_t first = n / PANEL * PANEL, tiles = panel_tiles(right, n);
-    return (char *)right->data + first * padded_depth(right->depth) * (int64_t)sizeof(uint16_t) +
-           (k / DEPTH * tiles + (n - first) / TILE) * TILE_BYTES;
-}
-
-/* Pairs of 16 columns: two rows of R, the second NULL for zeros, interleaved. */
-static inline __attribute__((always_inline)) void write_pair(const int planes, char *to,
-                                                             size_t plane, const float *row,
-                                                             const float *second_row,
-                                                             __mmask16 lanes)
-{
-    const __m512i order =
-        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    __m512i parts[MAX_PLANES];
-    engine_kernel_planes_split(
-        planes, _mm512_maskz_loadu_ps(lanes, row),
-        second_row != NULL ? _mm512_maskz_loadu_ps(lanes, second_row) : _mm512_setzero_ps(), parts);
-    ENGINE_KERNEL_VECTORS_UNROLL
-    for (int i = 0; i < planes; i++)
-        _mm512_storeu_si512(to + (size_t)i * plane, _mm512_permutexvar_epi16(order, parts[i]));
-}
-
-/* The pairs from depth k on up to the padded depth become zero, for the 16 columns from n on. */
-static void clear_right_tail(const struct engine_right *right, int64_t k, int64_t n)
-{
-    for (; k < padded_depth(right->depth); k += 2) {
-        char *to = right_at(right, k / DEPTH * DEPTH, n) + k % DEPTH / 2 * LINE;
-        for (int i = 0; i < right->planes; i++)
-            memset(to + (size_t)i * right->plane, 0, LINE);
-    }
-}
-
-static inline __attribute__((always_inline)) void
-write_rows(const int planes, const struct engine_right *right, int64_t k0, int64_t rows,
-           int64_t column0, int64_t columns, const float *tile, int64_t tile_stride)
-{
-    for (int64_t j = 0; j < columns; j += TILE) {
-        __mmask16 lanes = engine_kernel_vectors_lanes16(columns - j);
-        for (int64_t i = 0; i < rows; i += 2) {
-            int64_t k = k0 + i;
-            const float *row = tile + i * tile_stride + j;
-            write_pair(planes,
-                       right_at(right, k / DEPTH * DEPTH, column0 + j) + k % DEPTH / 2 * LINE,
-                       right->plane, row, i + 1 < rows ? row + tile_stride : NULL, lanes);
-        }
-        if (k0 + rows == right->depth)
-            clear_right_tail(right, k0 + ((rows + 1) & ~(int64_t)1), column0 + j);
-    }
-}
-
-static void right_write_rows(const struct engine_right *right, int64_t k0, int64_t rows,
-                             int64_t column0, int64_t columns, const float *tile,
-                             int64_t tile_stride)
-{
-    if (right->planes == 1)
-        write_rows(1, right, k0, rows, column0, columns, tile, tile_stride);
-    else if (right->planes == 2)
-        write_rows(2, right, k0, rows, column0, columns, tile, tile_stride);
-    else
-        write_rows(3, right, k0, rows, column0, columns, tile, tile_stride);
-}
-
-/* One tile of each plane from 16 keys (fewer: the others become 0) by up to 32 of depth. */
-static inline __attribute__((always_inline)) void
-write_tile_of_keys(const int planes, char *to, size_t plane, const float *tile, int64_t tile_stride,
-                   int64_t count, int64_t depth)
-{
-    __mmask32 lanes = engine_kernel_vectors_lanes32(depth);
-    __m512i parts[MAX_PLANES][16];
-    ENGINE_KERNEL_VECTORS_UNROLL
-    for (int i = 0; i < 16; i++) {
-        __mmask32 k = i < count ? lanes : 0;
-        const float *row = tile + (i < count ? i : 0) * tile_stride;
-        __m512i of_row[MAX_PLANES];
-        engine_kernel_planes_split(planes, _mm512_maskz_loadu_ps((__mmask16)k, row),
-                                   _mm512_maskz_loadu_ps((__mmask16)(k >> 16), row + 16), of_row);
-        ENGINE_KERNEL_VECTORS_UNROLL
-        for (int p = 0; p < planes; p++)
-            parts[p][i] = of_row[p];
-    }
-    ENGINE_KERNEL_VECTORS_UNROLL
-    for (int p = 0; p < planes; p++) {
-        engine_kernel_vectors_transpose(parts[p]);
-        ENGINE_KERNEL_VECTORS_UNROLL
-        for (int i = 0; i < 16; i++)
-            _mm512_storeu_si512(to + (size_t)p * plane + i * LINE, parts[p][i]);
-    }
-}
-
-static void right_write_columns(const struct engine_right *right, int64_t n0, int64_t count,
-                                const float *tile, int64_t tile_stride)
-{
-    for (int64_t i = 0; i < count; i += TILE)
-        for (int64_t k = 0; k < right->depth; k += DEPTH) {
-            char *to = right_at(right, k, n0 + i);
-            const float *from = tile + i * tile_stride + k;
-            int64_t depth = right->depth - k;
-            if (right->planes == 1)
-                write_tile_of_keys(1, to, right->plane, from, tile_stride, count - i, depth);
-            else if (right->planes == 2)
-                write_tile_of_keys(2, to, right->plane, from, tile_stride, count - i, depth);
-            else
-                write_tile_of_keys(3, to, right->plane, from, tile_stride, count - i, depth);
-        }
+    return engine_operands_amx_right(right, depth, columns, transposed, 3);
 }
 
 /* ---- tiles ---------------------------------------------------------------------------------- */
@@ -555,9 +356,9 @@ static struct run run_at(const struct product *p, int64_t i, int64_t j, int64_t 
     return (struct run){
         .a = (const char *)p->left->data +
              ((p->row0 + i) * p->left->stride + k) * (int64_t)sizeof(uint16_t),
-        .b = right_at(p->right, k, p->column0 + j),
+        .b = engine_operands_amx_right_at(p->right, k, p->column0 + j),
         .a_stride = p->left->stride * (int64_t)sizeof(uint16_t),
-        .b_stride = panel_tiles(p->right, p->column0 + j) * TILE_BYTES,
+        .b_stride = engine_operands_amx_tiles(p->right, p->column0 + j) * TILE_BYTES,
         .a_plane = p->left->plane,
         .b_plane = p->right->plane,
         .tiles = ceil_div(depth, DEPTH),
@@ -608,7 +409,8 @@ multiply_group(const int planes, const int panels, struct product *p, int64_t j,
 {
     struct run run = run_at(p, 0, j, k);
     struct target target = target_at(p, 0, j, k);
-    int64_t panel = padded_depth(p->right->depth) * PANEL * (int64_t)sizeof(uint16_t), i = 0;
+    int64_t panel = engine_operands_amx_padded(p->right->depth) * PANEL * (int64_t)sizeof(uint16_t),
+            i = 0;
     for (; i + 2 * TILE <= p->rows; i += 2 * TILE) {
         block(true, true, planes, &target, &run, NULL, &p->ahead);
         if (panels == 2) {
@@ -702,10 +504,10 @@ const struct engine_kernel *engine_kernel_amx_bf16(void)
         .release = release,
         .takes_bias = true,
         .left_init = left_init_bf16,
-        .left_write = left_write,
+        .left_write = engine_operands_amx_write_left,
         .right_init = right_init_bf16,
-        .right_write_rows = right_write_rows,
-        .right_write_columns = right_write_columns,
+        .right_write_rows = engine_operands_amx_write_rows,
+        .right_write_columns = engine_operands_amx_write_columns,
         .scratch_bytes = sizeof(struct scratch),
         .multiply = multiply,
         .finish = engine_kernel_vectors_finish,
@@ -723,10 +525,10 @@ const struct engine_kernel *engine_kernel_amx_x3(void)
         .release = release,
         .takes_bias = true,
         .left_init = left_init_x3,
-        .left_write = left_write,
+        .left_write = engine_operands_amx_write_left,
         .right_init = right_init_x3,
-        .right_write_rows = right_write_rows,
-        .right_write_columns = right_write_columns,
+        .right_write_rows = engine_operands_amx_write_rows,
+        .right_write_columns = engine_operands_amx_write_columns,
         .scratch_bytes = sizeof(struct scratch),
         .multiply = multiply,
         .finish = engine_kernel_vectors_finish,
@@ -744,10 +546,10 @@ const struct engine_kernel *engine_kernel_amx_x6(void)
         .release = release,
         .takes_bias = true,
         .left_init = left_init_x6,
-        .left_write = left_write,
+        .left_write = engine_operands_amx_write_left,
         .right_init = right_init_x6,
-        .right_write_rows = right_write_rows,
-        .right_write_columns = right_write_columns,
+        .right_write_rows = engine_operands_amx_write_rows,
+        .right_write_columns = engine_operands_amx_write_columns,
         .scratch_bytes = sizeof(struct scratch),
         .multiply = multiply,
         .finish = engine_kernel_vectors_finish,

@@ -4,7 +4,7 @@
  * with its depth ordered the same way, so that the two output layers and their sum are one product.
  * The query's weights and bias carry the factor 1/sqrt(key_dim).
  * Each projection is cut into blocks of whole heads (of columns, for the output), each a right
- * operand of its own: a block stays in L2 while all rows pass over it.
+ * operand of its own, small enough that the next one is prefetched while it is used.
  * Weights are packed for the kernels of the model's own precision at load, for others when they are
  * first used. Threads: any. */
 #ifndef ENGINE_MODEL_H

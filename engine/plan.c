@@ -17,6 +17,9 @@ enum { BLOCK_ROWS = 256, TILE_BYTES = 256 << 10, IN_PLACE_BYTES = 4 << 20 };
 /* Attention in units of some microseconds at least, else taking them costs as much. */
 #define ATTEND_FLOPS 4e6
 
+/* Inputs packed, or scores computed, in less than a worker takes to wake. */
+enum { QUICK_VALUES = 65536 };
+
 /* Dead keys are skipped if in some row there are more than one in so many: to know that they may be
  * costs a pass over queries, keys and values. */
 enum { WORTH_SKIPPING = 8 };
@@ -284,6 +287,13 @@ static void count_units(struct engine_plan *plan)
     units[ENGINE_PLAN_OUTPUT] = plan->stages[ENGINE_MODEL_OUTPUT].units;
     for (int i = 0; i < ENGINE_POOL_PHASES; i++)
         plan->facts.units += units[i];
+    int64_t gathered = 0;
+    for (int i = 0; i < 3; i++)
+        gathered += plan->inputs[i].units * plan->inputs[i].width * ENGINE_PLAN_GATHER_ROWS;
+    if (gathered < QUICK_VALUES)
+        plan->job.work.quick_phases |= 1u << ENGINE_PLAN_GATHER;
+    if (g->outer * g->heads * g->queries * g->keys < QUICK_VALUES)
+        plan->job.work.quick_phases |= 1u << ENGINE_PLAN_ATTEND;
 }
 
 static enum engine_code lay_out(struct engine_plan *plan, struct engine_error *err)

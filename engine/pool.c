@@ -28,12 +28,20 @@ struct engine_pool {
     pthread_cond_t work_came, job_ended;
     struct engine_pool_job *jobs; /* all that are not over */
     atomic_int waiting_jobs;      /* changed under the lock, read by idle workers without it */
+    atomic_int spare;             /* the same: threads that may compute and do not */
     atomic_uint steps;            /* the same for helpers: phases and jobs ended */
-    int sleeping, threads;
+    int sleeping, looking; /* idle workers: those to be woken, those who see work by themselves */
+    int wakes;             /* sleepers to be woken once the lock is free */
+    int threads;
     int busy; /* workers with a unit or a report, and helpers */
     bool closing;
     pthread_t workers[];
 };
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
 
 static int64_t now_ns(void)
 {
@@ -47,6 +55,18 @@ static int64_t now_ns(void)
 static bool has_unit(const struct engine_pool_job *job)
 {
     return !job->over && job->next_unit < job->work.units[job->phase];
+}
+
+static bool has_unit_for_workers(const struct engine_pool_job *job)
+{
+    return !job->over && job->next_unit + job->helper_is_free < job->work.units[job->phase];
+}
+
+/* Sleepers worth waking for the phase that begins, besides the thread that begins it. */
+static int64_t units_to_wake_for(const struct engine_pool_job *job)
+{
+    bool quick = job->work.quick_phases >> job->phase & 1;
+    return quick ? 0 : job->work.units[job->phase] - 1;
 }
 
 static void skip_empty_phases(struct engine_pool_job *job)
@@ -78,8 +98,8 @@ static void count_waiting(struct engine_pool *pool)
 {
     int waiting = 0;
     for (struct engine_pool_job *job = pool->jobs; job != NULL; job = job->next)
-        waiting +=
-            (has_unit(job) && pool->busy < pool->threads) || (job->over && job->workers == 0);
+        waiting += (has_unit_for_workers(job) && pool->busy < pool->threads) ||
+                   (job->over && job->workers == 0);
     atomic_store(&pool->waiting_jobs, waiting);
 }
 
@@ -105,7 +125,8 @@ static struct engine_pool_job *pick(struct engine_pool *pool)
         stop_if_asked(job, now);
         if (job->over && job->workers == 0)
             return job;
-        if (has_unit(job) && pool->busy < pool->threads && (best == NULL || is_before(job, best)))
+        if (has_unit_for_workers(job) && pool->busy < pool->threads &&
+            (best == NULL || is_before(job, best)))
             best = job;
     }
     return best;
@@ -121,10 +142,22 @@ static void unlink_job(struct engine_pool *pool, struct engine_pool_job *job)
         job->next->previous = job->previous;
 }
 
-/* One wake-up a unit that waits, no more than there are sleepers, nor threads that may compute. */
+/* One wake-up a unit that waits and that nobody is looking for, no more than there are sleepers,
+ * nor threads that may compute. */
 static void wake(struct engine_pool *pool, int64_t units)
 {
-    for (int64_t i = 0; i < units && i < pool->sleeping && i < pool->threads - pool->busy; i++)
+    int64_t wanted = least(units, pool->threads - pool->busy) - pool->looking;
+    if (wanted > pool->wakes)
+        pool->wakes = (int)least(wanted, pool->sleeping);
+}
+
+/* A wake-up is a system call of tens of microseconds: nobody should wait for it at the lock. */
+static void unlock(struct engine_pool *pool)
+{
+    int wakes = pool->wakes;
+    pool->wakes = 0;
+    pthread_mutex_unlock(&pool->lock);
+    for (int i = 0; i < wakes; i++)
         pthread_cond_signal(&pool->work_came);
 }
 
@@ -143,7 +176,7 @@ static void end_unit(struct engine_pool *pool, struct engine_pool_job *job,
     skip_empty_phases(job);
     if (job->over)
         return;
-    wake(pool, job->work.units[job->phase] - 1); /* the first one is for this thread */
+    wake(pool, units_to_wake_for(job)); /* the first unit is for this thread */
 }
 
 /* ---- units ------------------------------------------------------------------------------ */
@@ -196,7 +229,8 @@ static void work_on(struct hands *hands, struct engine_pool_job *job)
     job->started = true;
     job->workers++;
     count_waiting(pool);
-    pthread_mutex_unlock(&pool->lock);
+    wake(pool, atomic_load(&pool->waiting_jobs)); /* who saw two jobs come may be one worker */
+    unlock(pool);
     if (fit_arena(pool->buffers, &hands->memory, &hands->arena, job->work.scratch_bytes, &err) ==
         ENGINE_OK)
         (void)run_unit(&job->work, &unit, &hands->arena, &err);
@@ -215,7 +249,7 @@ static void report(struct engine_pool *pool, struct engine_pool_job *job)
     job->reported = true;
     unlink_job(pool, job);
     count_waiting(pool);
-    pthread_mutex_unlock(&pool->lock);
+    unlock(pool);
     done(argument, err.code, &err);
     pthread_mutex_lock(&pool->lock);
 }
@@ -223,20 +257,25 @@ static void report(struct engine_pool *pool, struct engine_pool_job *job)
 static void set_busy(struct engine_pool *pool, int change)
 {
     pool->busy += change;
+    atomic_store(&pool->spare, pool->threads - pool->busy);
     count_waiting(pool);
 }
 
 /* ---- workers ------------------------------------------------------------------------------ */
 
 /* The gap between two phases or two calls of a client is less than a wake-up through the kernel:
- * look for a while before sleeping. */
+ * look for a while before sleeping, but no more workers than could take a unit: where a helper
+ * computes, a core would be missing. */
 static void wait_for_work(struct engine_pool *pool)
 {
-    pthread_mutex_unlock(&pool->lock);
+    int rank = ++pool->looking;
+    unlock(pool);
     int64_t until = now_ns() + SPIN_NS;
-    while (atomic_load_explicit(&pool->waiting_jobs, memory_order_relaxed) == 0 && now_ns() < until)
+    while (atomic_load_explicit(&pool->waiting_jobs, memory_order_relaxed) == 0 &&
+           atomic_load_explicit(&pool->spare, memory_order_relaxed) >= rank && now_ns() < until)
         __builtin_ia32_pause();
     pthread_mutex_lock(&pool->lock);
+    pool->looking--;
     if (atomic_load(&pool->waiting_jobs) != 0 || (pool->closing && pool->jobs == NULL))
         return;
     pool->sleeping++;
@@ -279,7 +318,7 @@ static void *work(void *argument)
         set_busy(pool, -1);
     }
     pthread_cond_broadcast(&pool->work_came); /* the last job has gone: nobody need wait */
-    pthread_mutex_unlock(&pool->lock);
+    unlock(pool);
     engine_arena_reset(&hands.arena);
     engine_buffers_give(pool->buffers, &hands.memory);
     return NULL;
@@ -316,7 +355,7 @@ void engine_pool_close(struct engine_pool *pool)
     pthread_mutex_lock(&pool->lock);
     pool->closing = true;
     pthread_cond_broadcast(&pool->work_came);
-    pthread_mutex_unlock(&pool->lock);
+    unlock(pool);
     for (int i = 0; i < pool->threads; i++)
         pthread_join(pool->workers[i], NULL);
     pthread_cond_destroy(&pool->job_ended);
@@ -348,9 +387,10 @@ static bool enter(struct engine_pool *pool, struct engine_pool_job *job, bool wo
     pool->jobs = job;
     bool helps = would_help && pool->busy < pool->threads;
     job->workers += helps;
+    job->helper_is_free = helps;
     set_busy(pool, helps);
-    wake(pool, (job->over ? 1 : job->work.units[job->phase]) - helps);
-    pthread_mutex_unlock(&pool->lock);
+    wake(pool, job->over ? 1 : helps ? units_to_wake_for(job) : job->work.units[job->phase]);
+    unlock(pool);
     return helps;
 }
 
@@ -368,7 +408,7 @@ bool engine_pool_submit_helped(struct engine_pool *pool, struct engine_pool_job 
 static bool wait_for_step(struct engine_pool *pool)
 {
     unsigned before = atomic_load_explicit(&pool->steps, memory_order_relaxed);
-    pthread_mutex_unlock(&pool->lock);
+    unlock(pool);
     int64_t until = now_ns() + SPIN_NS;
     while (atomic_load_explicit(&pool->steps, memory_order_relaxed) == before && now_ns() < until)
         __builtin_ia32_pause();
@@ -386,11 +426,14 @@ void engine_pool_help(struct engine_pool *pool, struct engine_pool_job *job)
     pthread_mutex_lock(&pool->lock);
     for (bool stays = true; stays && !job->over;) {
         stop_if_asked(job, now_ns());
+        job->helper_is_free = false;
         if (has_unit(job))
             work_on(&hands, job);
-        else if (!job->over)
+        job->helper_is_free = true;
+        if (!job->over && !has_unit(job))
             stays = wait_for_step(pool);
     }
+    job->helper_is_free = false;
     while (job->over && job->workers > 1 && wait_for_step(pool))
         continue;
     if (--job->workers == 0 && job->over)
@@ -399,7 +442,7 @@ void engine_pool_help(struct engine_pool *pool, struct engine_pool_job *job)
     wake(pool, atomic_load(&pool->waiting_jobs));
     if (pool->closing && pool->jobs == NULL)
         pthread_cond_broadcast(&pool->work_came);
-    pthread_mutex_unlock(&pool->lock);
+    unlock(pool);
     omp_set_num_threads(threads_before);
     engine_arena_reset(&hands.arena);
     engine_buffers_give(pool->buffers, &hands.memory);
@@ -410,7 +453,7 @@ void engine_pool_cancel(struct engine_pool *pool, struct engine_pool_job *job)
     atomic_store(&job->cancelled, true);
     pthread_mutex_lock(&pool->lock);
     wake(pool, 1);
-    pthread_mutex_unlock(&pool->lock);
+    unlock(pool);
 }
 
 struct waiter {
@@ -429,7 +472,7 @@ static void end_waiting(void *argument, enum engine_code code, const struct engi
     waiter->err.code = code;
     waiter->ended = true;
     pthread_cond_broadcast(&pool->job_ended);
-    pthread_mutex_unlock(&pool->lock);
+    unlock(pool);
 }
 
 static void wait_for(struct engine_pool *pool, const struct waiter *waiter)
@@ -437,7 +480,7 @@ static void wait_for(struct engine_pool *pool, const struct waiter *waiter)
     pthread_mutex_lock(&pool->lock);
     while (!waiter->ended)
         pthread_cond_wait(&pool->job_ended, &pool->lock);
-    pthread_mutex_unlock(&pool->lock);
+    unlock(pool);
 }
 
 enum engine_code engine_pool_run(struct engine_pool *pool, struct engine_pool_job *job,
@@ -520,7 +563,7 @@ void engine_pool_parallel(struct engine_pool *pool, int count, void (*part)(void
     }
     while (!waiter.ended)
         pthread_cond_wait(&pool->job_ended, &pool->lock);
-    pthread_mutex_unlock(&pool->lock);
+    unlock(pool);
 }
 
 void engine_pool_load(struct engine_pool *pool, struct engine_load *ret)
@@ -533,5 +576,5 @@ void engine_pool_load(struct engine_pool *pool, struct engine_load *ret)
         ret->flops_queued += (double)job->units_left * job->flops_per_unit;
     }
     ret->workers_busy = pool->busy;
-    pthread_mutex_unlock(&pool->lock);
+    unlock(pool);
 }

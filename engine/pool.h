@@ -47,6 +47,8 @@ struct engine_pool_unit {
  * time; an error ends the job. The arena has scratch_bytes and is rewound after each unit. */
 struct engine_pool_work {
     int64_t units[ENGINE_POOL_PHASES]; /* phases without units are skipped */
+    unsigned
+        quick_phases; /* bits: phases that take less than a wake-up, for which nobody is woken */
     size_t scratch_bytes;
     double flops;
     enum engine_code (*run)(void *argument, const struct engine_pool_unit *unit,
@@ -65,6 +67,7 @@ struct engine_pool_job {
     double flops_per_unit;
     int phase, workers;
     bool started, over, reported;
+    bool helper_is_free; /* and takes a unit of the phase: one is kept for it */
     struct engine_error error;
     atomic_bool cancelled;
 };
@@ -78,8 +81,8 @@ void engine_pool_close(struct engine_pool *pool);
 
 /* work and options must be set in the job. done() is called exactly once. */
 void engine_pool_submit(struct engine_pool *pool, struct engine_pool_job *job);
-/* The same for a caller who would help. true: engine_pool_help must follow, and the job exists until
- * then; false: all threads compute already, and the workers will do it alone. */
+/* The same for a caller who would help. true: engine_pool_help must follow, and the job exists
+ * until then; false: all threads compute already, and the workers will do it alone. */
 ENGINE_MUST_CHECK bool engine_pool_submit_helped(struct engine_pool *pool,
                                                  struct engine_pool_job *job);
 /* Computes units of the job until none is left for the caller, and may call "done". Not from a
@@ -87,7 +90,8 @@ ENGINE_MUST_CHECK bool engine_pool_submit_helped(struct engine_pool *pool,
 void engine_pool_help(struct engine_pool *pool, struct engine_pool_job *job);
 void engine_pool_cancel(struct engine_pool *pool, struct engine_pool_job *job);
 
-/* Submits, helps if a thread is free, and waits; "done" of the options is not used. Not from a worker. */
+/* Submits, helps if a thread is free, and waits; "done" of the options is not used. Not from a
+ * worker. */
 enum engine_code engine_pool_run(struct engine_pool *pool, struct engine_pool_job *job,
                                  struct engine_error *err);
 
