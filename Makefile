@@ -30,7 +30,8 @@ API_LIBS     := -lz -lstdc++
 # Files named for an instruction set are compiled for it; they run only where engine/cpu.c saw it.
 ISA_avx2   := -mavx2 -mfma
 ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mavx2 -mfma -mprefer-vector-width=512
-ISA_amx    := $(ISA_avx512) -mavx512bf16 -mamx-tile -mamx-bf16
+ISA_avx512_bf16 := $(ISA_avx512) -mavx512bf16
+ISA_amx    := $(ISA_avx512_bf16) -mamx-tile -mamx-bf16
 
 ENGINE_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard engine/*.c engine/formats/*.c))
 API_OBJ    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard api/*.c)) \
@@ -45,6 +46,7 @@ all: $(PROGRAMS) ## build attnd, attn and bench
 
 $(BUILD)/%_avx2.o: ISA := $(ISA_avx2)
 $(BUILD)/%_avx512.o: ISA := $(ISA_avx512)
+$(BUILD)/%_avx512_bf16.o: ISA := $(ISA_avx512_bf16)
 $(BUILD)/%_amx.o: ISA := $(ISA_amx)
 
 $(BUILD)/%.o: %.c

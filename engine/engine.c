@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/calibrate.h"
 #include "engine/cpu.h"
 #include "engine/onednn.h"
 #include "engine/plan.h"
@@ -120,6 +121,26 @@ static void choose_long_f32(struct engine *engine)
     engine->kernels[ENGINE_PRECISION_F32] = usual;
 }
 
+/* Without AMX, AVX512_BF16 may be twice as fast as float32 (Zen) or half as fast (Intel): where it
+ * is no gain, float32 serves both better. */
+static enum engine_code choose_bf16(struct engine *engine, struct engine_error *err)
+{
+    const struct engine_kernel *kernel = engine_kernel_amx_bf16();
+    double speed;
+    if (kernel == NULL && engine_kernel_avx512_bf16() != NULL) {
+        kernel = engine_kernel_avx512_bf16();
+        ENGINE_TRY(
+            engine_calibrate_speed(kernel, engine->kernels[ENGINE_PRECISION_F32], &speed, err));
+        if (speed < ENGINE_CALIBRATE_FASTER) {
+            note(&engine->facts, "bf16: %s is %s than f32 here (%.2fx). ", kernel->name,
+                 speed < 1 ? "slower" : "hardly faster", speed);
+            kernel = NULL;
+        }
+    }
+    (void)take_kernel(engine, ENGINE_PRECISION_BF16, kernel);
+    return ENGINE_OK;
+}
+
 static enum engine_code choose_kernels(struct engine *engine, struct engine_error *err)
 {
     const struct engine_cpu *cpu = engine_cpu();
@@ -127,7 +148,7 @@ static enum engine_code choose_kernels(struct engine *engine, struct engine_erro
     ENGINE_TRY(choose_f32(engine, err));
     choose_long_f32(engine);
     (void)take_kernel(engine, ENGINE_PRECISION_X3, engine_kernel_amx_x3());
-    (void)take_kernel(engine, ENGINE_PRECISION_BF16, engine_kernel_amx_bf16());
+    ENGINE_TRY(choose_bf16(engine, err));
     name_kernel(facts->kernel_f32, sizeof facts->kernel_f32, engine->kernels[ENGINE_PRECISION_F32]);
     if (engine->long_f32 != NULL)
         snprintf(facts->kernel_f32, sizeof facts->kernel_f32, "%s+%s",

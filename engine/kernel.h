@@ -103,10 +103,11 @@ struct engine_kernel {
 
 /* The kernels; NULL where the processor (or oneDNN) cannot. Ask after engine_cpu was read.
  * sgemm: oneDNN's, everywhere. avx512: own float32 panels. amx bf16, x3, x6: own tiles, of which x6
- * has the exactness of float32.
- * onednn bf16: packed matmul for machines with AVX512_BF16 and without AMX. */
+ * has the exactness of float32. avx512 bf16: own panels of bfloat16 pairs, wherever there is
+ * AVX512_BF16; whether it pays depends on the processor (calibrate.h). */
 const struct engine_kernel *engine_kernel_sgemm(void);
 const struct engine_kernel *engine_kernel_avx512(void);
+const struct engine_kernel *engine_kernel_avx512_bf16(void);
 const struct engine_kernel *engine_kernel_amx_bf16(void);
 const struct engine_kernel *engine_kernel_amx_x3(void);
 const struct engine_kernel *engine_kernel_amx_x6(void);

@@ -1,39 +1,15 @@
 /* kernel_avx512.c - float32 products for AVX-512: left operands are plain rows, right operands
  * packed panels of 64 columns, [columns/64][depth][64], the last panel as narrow as a multiple of
  * 16 allows.
- *
- * Register tile: 6 rows x 4 vectors = 24 accumulators, 4 vectors of R and one broadcast of L: 29
- * of 32 registers; 24 FMA for 10 loads, so the two load ports are half idle. 6 x 4 independent
- * chains hide the latency of 4 with room for rows that are missing: 2 x 4 is still enough.
- * The FMA is written as asm: with the intrinsic, GCC 12 moves accumulators between registers and
- * spills one of them every four steps, which costs 4 %.
- * Blocking: a panel is taken in blocks of 384 x 64 = 96 KB, which stay in L2 while all rows pass
- * over them (21 bytes a cycle at full speed, half of what L2 gives); sums rest in C in between.
- * Blocks of 32 KB, for L1, are no faster in projections and 5 % slower in P V; but with few rows,
- * where the next weights stream into L2 meanwhile, they leave the fill buffers to that.
- *
- * An element is one chain of FMAs in ascending k, started from 0 or from C: its bits do not depend
- * on the rows and columns beside it, nor on where the depth is cut.
+ * Tiles, blocking and order of summation: kernel_avx512_tile.h.
  * Refuses to pack left operands, to know more than one precision, to start threads. */
 #include "engine/kernel.h"
 
 #include <string.h>
 
 #include "engine/cpu.h"
+#include "engine/kernel_avx512_tile.h"
 #include "engine/kernel_vectors.h"
-
-enum { PANEL = 64, ROWS = 6, STEPS = 4, LINE = 64 };
-enum { DEPTH_BLOCK = 384, DEPTH_BLOCK_FEW = 128, FEW_ROWS = 32 };
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t padded16(int64_t columns)
-{
-    return (columns + 15) & ~(int64_t)15;
-}
 
 /* ---- operands ----------------------------------------------------------------------------- */
 
@@ -60,19 +36,6 @@ static size_t right_init(struct engine_right *right, int64_t depth, int64_t colu
     return (size_t)depth * (size_t)padded16(columns) * sizeof(float);
 }
 
-/* Width of the panel that column n lies in. */
-static int64_t panel_width(const struct engine_right *right, int64_t n)
-{
-    return least(PANEL, padded16(right->columns) - n / PANEL * PANEL);
-}
-
-/* R[k][n], n a multiple of 16. */
-static float *right_at(const struct engine_right *right, int64_t k, int64_t n)
-{
-    int64_t first = n / PANEL * PANEL;
-    return (float *)right->data + first * right->depth + k * panel_width(right, n) + n - first;
-}
-
 static void right_write_rows(const struct engine_right *right, int64_t k0, int64_t rows,
                              int64_t column0, int64_t columns, const float *tile,
                              int64_t tile_stride)
@@ -80,7 +43,7 @@ static void right_write_rows(const struct engine_right *right, int64_t k0, int64
     for (int64_t j = 0; j < columns; j += 16) {
         __mmask16 lanes = engine_kernel_vectors_lanes16(columns - j);
         int64_t width = panel_width(right, column0 + j);
-        float *to = right_at(right, k0, column0 + j);
+        float *to = panel_at(right, right->depth, k0, column0 + j);
         for (int64_t i = 0; i < rows; i++)
             _mm512_storeu_ps(to + i * width,
                              _mm512_maskz_loadu_ps(lanes, tile + i * tile_stride + j));
@@ -88,8 +51,8 @@ static void right_write_rows(const struct engine_right *right, int64_t k0, int64
 }
 
 /* 16 columns (fewer: the others become 0) of up to 16 rows of R from rows of the tile. */
-static void write_square(float *to, int64_t width, const float *tile, int64_t tile_stride,
-                         int64_t count, int64_t depth)
+static void write_keys(float *to, int64_t width, const float *tile, int64_t tile_stride,
+                       int64_t count, int64_t depth)
 {
     __mmask16 lanes = engine_kernel_vectors_lanes16(depth);
     __m512i r[16];
@@ -97,11 +60,7 @@ static void write_square(float *to, int64_t width, const float *tile, int64_t ti
     for (int i = 0; i < 16; i++)
         r[i] = i < count ? _mm512_maskz_loadu_epi32(lanes, tile + i * tile_stride)
                          : _mm512_setzero_si512();
-    engine_kernel_vectors_transpose(r);
-    ENGINE_KERNEL_VECTORS_UNROLL
-    for (int k = 0; k < 16; k++)
-        if (k < depth)
-            _mm512_storeu_si512(to + k * width, r[k]);
+    write_square(to, width, r, depth);
 }
 
 static void right_write_columns(const struct engine_right *right, int64_t n0, int64_t count,
@@ -109,177 +68,13 @@ static void right_write_columns(const struct engine_right *right, int64_t n0, in
 {
     for (int64_t i = 0; i < count; i += 16)
         for (int64_t k = 0; k < right->depth; k += 16)
-            write_square(right_at(right, k, n0 + i), panel_width(right, n0 + i),
-                         tile + i * tile_stride + k, tile_stride, count - i, right->depth - k);
+            write_keys(panel_at(right, right->depth, k, n0 + i), panel_width(right, n0 + i),
+                       tile + i * tile_stride + k, tile_stride, count - i, right->depth - k);
 }
-
-/* ---- the register tile ---------------------------------------------------------------------- */
-
-/* Memory to be prefetched during a step, so many bytes every STEPS in k. */
-struct share {
-    const char *next, *end;
-    int64_t bytes;
-};
-
-struct step {
-    const float *a, *b;
-    float *c;
-    int64_t a_stride, b_stride, c_stride, depth;
-    struct share ahead;
-    __mmask16 last; /* columns of the last vector */
-    bool add;
-};
-
-/* Where the rows of L and the panel stand. Three rows are reached from each pointer, so that the
- * addresses need few registers. */
-struct cursor {
-    const float *upper, *lower; /* rows 0 to 2, 3 to 5 */
-    const float *b;
-    int64_t a_stride, b_stride;
-};
-
-/* The step in k that lies u behind the cursor. */
-static inline __attribute__((always_inline)) void
-advance(const int rows, const int vectors, __m512 c[ROWS][4], struct cursor *at, const int u)
-{
-    __m512 r[4];
-    ENGINE_KERNEL_VECTORS_UNROLL
-    for (int j = 0; j < vectors; j++)
-        r[j] = _mm512_loadu_ps(at->b + 16 * j);
-    at->b += at->b_stride;
-    ENGINE_KERNEL_VECTORS_UNROLL
-    for (int i = 0; i < rows; i++) {
-        const float *row = (i < 3 ? at->upper : at->lower) + i % 3 * at->a_stride;
-        __m512 l = _mm512_set1_ps(row[u]);
-        ENGINE_KERNEL_VECTORS_UNROLL
-        for (int j = 0; j < vectors; j++)
-            __asm__("vfmadd231ps %2, %1, %0" : "+v"(c[i][j]) : "v"(l), "v"(r[j]));
-    }
-}
-
-static inline void prefetch(struct share *ahead)
-{
-    const char *end = ahead->next + ahead->bytes;
-    for (; ahead->next < end && ahead->next < ahead->end; ahead->next += LINE)
-        _mm_prefetch(ahead->next, _MM_HINT_T1);
-}
-
-static inline __attribute__((always_inline)) void tile(const int rows, const int vectors,
-                                                       const struct step *s)
-{
-    __m512 c[ROWS][4];
-    ENGINE_KERNEL_VECTORS_UNROLL
-    for (int i = 0; i < rows; i++) {
-        ENGINE_KERNEL_VECTORS_UNROLL
-        for (int j = 0; j < vectors; j++)
-            c[i][j] = s->add ? _mm512_maskz_loadu_ps(j == vectors - 1 ? s->last : 0xffff,
-                                                     s->c + i * s->c_stride + 16 * j)
-                             : _mm512_setzero_ps();
-    }
-    struct cursor at = {s->a, s->a + 3 * s->a_stride, s->b, s->a_stride, s->b_stride};
-    struct share ahead = s->ahead;
-    int64_t k = s->depth;
-    for (; k >= STEPS; k -= STEPS) {
-        prefetch(&ahead);
-        __asm__("" : "+r"(at.lower)); /* else the compiler computes it from upper again */
-        ENGINE_KERNEL_VECTORS_UNROLL
-        for (int u = 0; u < STEPS; u++)
-            advance(rows, vectors, c, &at, u);
-        at.upper += STEPS;
-        at.lower += STEPS;
-    }
-    for (; k > 0; k--) {
-        advance(rows, vectors, c, &at, 0);
-        at.upper++;
-        at.lower++;
-    }
-    ENGINE_KERNEL_VECTORS_UNROLL
-    for (int i = 0; i < rows; i++) {
-        ENGINE_KERNEL_VECTORS_UNROLL
-        for (int j = 0; j < vectors; j++)
-            _mm512_mask_storeu_ps(s->c + i * s->c_stride + 16 * j,
-                                  j == vectors - 1 ? s->last : 0xffff, c[i][j]);
-    }
-}
-
-#define TILE(rows, vectors)                                                                        \
-    static void tile_##rows##x##vectors(const struct step *s)                                      \
-    {                                                                                              \
-        tile(rows, vectors, s);                                                                    \
-    }
-#define TILES(rows) TILE(rows, 1) TILE(rows, 2) TILE(rows, 3) TILE(rows, 4)
-TILES(1)
-TILES(2)
-TILES(3)
-TILES(4)
-TILES(5)
-TILES(6)
-
-#define NAMES(rows)                                                                                \
-    {                                                                                              \
-        tile_##rows##x1, tile_##rows##x2, tile_##rows##x3, tile_##rows##x4                         \
-    }
-static void (*const tiles[ROWS][4])(const struct step *) = {NAMES(1), NAMES(2), NAMES(3),
-                                                            NAMES(4), NAMES(5), NAMES(6)};
 
 /* ---- the product ---------------------------------------------------------------------------- */
 
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
-/* What is to be prefetched, and how much of the work is done. */
-struct ahead {
-    const char *next;
-    int64_t lines, done, tiles;
-};
-
-static struct share take_share(struct ahead *ahead, int64_t depth)
-{
-    if (ahead->lines == 0)
-        return (struct share){0};
-    int64_t from = ahead->lines * ahead->done / ahead->tiles;
-    ahead->done++;
-    int64_t to = ahead->lines * ahead->done / ahead->tiles;
-    return (struct share){ahead->next + from * LINE, ahead->next + to * LINE,
-                          ceil_div(to - from, depth / STEPS + 1) * LINE};
-}
-
-static int64_t depth_block(int64_t rows)
-{
-    return rows <= FEW_ROWS ? DEPTH_BLOCK_FEW : DEPTH_BLOCK;
-}
-
-/* All rows by a step's panel, in tiles of about equal height. */
-static void multiply_rows(struct step *s, int64_t rows, int64_t vectors, struct ahead *ahead)
-{
-    for (int64_t left = ceil_div(rows, ROWS); left > 0; left--) {
-        int64_t height = ceil_div(rows, left);
-        s->ahead = take_share(ahead, s->depth);
-        tiles[height - 1][vectors - 1](s);
-        s->a += height * s->a_stride;
-        s->c += height * s->c_stride;
-        rows -= height;
-    }
-}
-
-/* All rows by one panel, or by its first columns. */
-static void multiply_panel(const struct step *panel, int64_t rows, int64_t columns,
-                           struct ahead *ahead)
-{
-    int64_t vectors = ceil_div(columns, 16), k = 0;
-    do {
-        struct step s = *panel;
-        s.a += k;
-        s.b += k * s.b_stride;
-        s.add = panel->add || k > 0;
-        s.depth = least(depth_block(rows), panel->depth - k);
-        s.last = engine_kernel_vectors_lanes16(columns - 16 * (vectors - 1));
-        multiply_rows(&s, rows, vectors, ahead);
-        k += depth_block(rows);
-    } while (k < panel->depth);
-}
+ENGINE_KERNEL_AVX512_TILE_SET(float_tiles, false);
 
 static void multiply(const struct engine_left *left, int64_t row0, int64_t rows,
                      const struct engine_right *right, int64_t column0, int64_t columns,
@@ -287,25 +82,16 @@ static void multiply(const struct engine_left *left, int64_t row0, int64_t rows,
                      size_t next_bytes, void *scratch)
 {
     (void)scratch;
-    struct ahead ahead = {
-        .next = next,
-        .lines = next != NULL ? (int64_t)next_bytes / LINE : 0,
-        .tiles = ceil_div(columns, PANEL) * ceil_div(rows, ROWS) *
-                 (depth > 0 ? ceil_div(depth, depth_block(rows)) : 1),
+    struct step panel = {
+        .a = (const float *)left->data + row0 * left->stride,
+        .c = c,
+        .a_stride = left->stride,
+        .c_stride = c_stride,
+        .depth = depth,
+        .add = add,
     };
-    for (int64_t j = 0; j < columns; j += PANEL) {
-        struct step panel = {
-            .a = (const float *)left->data + row0 * left->stride,
-            .b = right_at(right, 0, column0 + j),
-            .c = c + j,
-            .a_stride = left->stride,
-            .b_stride = panel_width(right, column0 + j),
-            .c_stride = c_stride,
-            .depth = depth,
-            .add = add,
-        };
-        multiply_panel(&panel, rows, least(PANEL, columns - j), &ahead);
-    }
+    engine_kernel_avx512_tile_multiply(&float_tiles, &panel, rows, right, right->depth, column0,
+                                       columns, next, next_bytes);
 }
 
 const struct engine_kernel *engine_kernel_avx512(void)

@@ -15,7 +15,7 @@
 #include "engine/kernel.h"
 #include "engine/softmax.h"
 
-enum { KERNELS = 5, MAX_BLOCKS = 64 };
+enum { KERNELS = 6, MAX_BLOCKS = 64 };
 #define TURN_S 0.004
 
 /* A product as the schedule does it: weights in blocks of columns, the next one prefetched, or an
@@ -153,9 +153,9 @@ static void time_product(struct product *p)
 
 static void compare_products(const struct shape *shape, int rounds)
 {
-    const struct engine_kernel *kernels[KERNELS] = {engine_kernel_sgemm(), engine_kernel_avx512(),
-                                                    engine_kernel_amx_bf16(),
-                                                    engine_kernel_amx_x3(), engine_kernel_amx_x6()};
+    const struct engine_kernel *kernels[KERNELS] = {
+        engine_kernel_sgemm(),    engine_kernel_avx512(), engine_kernel_avx512_bf16(),
+        engine_kernel_amx_bf16(), engine_kernel_amx_x3(), engine_kernel_amx_x6()};
     struct product products[KERNELS];
     for (int i = 0; i < KERNELS; i++)
         if (kernels[i] != NULL)

@@ -28,6 +28,7 @@ static const struct subject {
 } subjects[] = {
     {engine_kernel_sgemm, "sgemm", 2e-6, false},
     {engine_kernel_avx512, "avx512", 2e-6, false},
+    {engine_kernel_avx512_bf16, "avx512 bf16", 2e-6, true},
     {engine_kernel_amx_bf16, "amx bf16", 2e-6, true},
     {engine_kernel_amx_x3, "amx x3", 2.5e-5, false},
     {engine_kernel_amx_x6, "amx x6", 6e-7, false},
