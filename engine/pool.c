@@ -16,6 +16,10 @@ enum { DEFAULT_PRIORITY = 4, OVERTAKING = 64 };
  * the length of a unit of a small call, that is to say of the wait for the last unit of a phase. */
 #define SPIN_NS 50000
 
+/* They look longer while jobs come at gaps of no more than this on average: a client that waits for
+ * each answer. */
+#define LONG_GAP_NS 250000
+
 /* The longest that Linux takes. */
 #define SLICE_NS 100000000
 
@@ -30,9 +34,10 @@ struct engine_pool {
     atomic_int waiting_jobs;      /* changed under the lock, read by idle workers without it */
     atomic_int spare;             /* the same: threads that may compute and do not */
     atomic_uint steps;            /* the same for helpers: phases and jobs ended */
-    int sleeping, looking; /* idle workers: those to be woken, those who see work by themselves */
-    int wakes;             /* sleepers to be woken once the lock is free */
-    int woken;             /* sleepers that are to be, or were, and do not run yet */
+    int sleeping, looking;   /* idle workers: those to be woken, those who see work by themselves */
+    int64_t idle_ns, gap_ns; /* when the last job ended; mean time from there to the next */
+    int wakes;               /* sleepers to be woken once the lock is free */
+    int woken;               /* sleepers that are to be, or were, and do not run yet */
     int threads;
     int busy; /* workers with a unit or a report, and helpers */
     bool closing;
@@ -141,6 +146,8 @@ static void unlink_job(struct engine_pool *pool, struct engine_pool_job *job)
         pool->jobs = job->next;
     if (job->next != NULL)
         job->next->previous = job->previous;
+    if (pool->jobs == NULL)
+        pool->idle_ns = now_ns();
 }
 
 /* One wake-up a unit that waits and that nobody is looking for, no more than there are sleepers,
@@ -270,11 +277,17 @@ static void set_busy(struct engine_pool *pool, int change)
 /* The gap between two phases or two calls of a client is less than a wake-up through the kernel:
  * look for a while before sleeping, but no more workers than could take a unit: where a helper
  * computes, a core would be missing. */
+static int64_t looking_time(const struct engine_pool *pool, int rank)
+{
+    return rank < pool->threads && pool->gap_ns < LONG_GAP_NS ? SPIN_NS + 2 * pool->gap_ns
+                                                              : SPIN_NS;
+}
+
 static void wait_for_work(struct engine_pool *pool)
 {
     int rank = ++pool->looking;
+    int64_t until = now_ns() + looking_time(pool, rank);
     unlock(pool);
-    int64_t until = now_ns() + SPIN_NS;
     while (atomic_load_explicit(&pool->waiting_jobs, memory_order_relaxed) == 0 &&
            atomic_load_explicit(&pool->spare, memory_order_relaxed) >= rank && now_ns() < until)
         __builtin_ia32_pause();
@@ -339,6 +352,7 @@ enum engine_code engine_pool_open(int threads, struct engine_buffers *buffers,
     if (pool == NULL)
         return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for %d threads", threads);
     pool->buffers = buffers;
+    pool->gap_ns = LONG_GAP_NS;
     pthread_mutexattr_init(&attributes); /* held for a fraction of a microsecond: try, then sleep */
     pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
     pthread_mutex_init(&pool->lock, &attributes);
@@ -385,6 +399,9 @@ static bool enter(struct engine_pool *pool, struct engine_pool_job *job, bool wo
     atomic_store(&job->cancelled, false);
     skip_empty_phases(job);
     pthread_mutex_lock(&pool->lock);
+    if (pool->jobs == NULL)
+        pool->gap_ns +=
+            (least(job->arrival_ns - pool->idle_ns, 8 * LONG_GAP_NS) - pool->gap_ns) / 4;
     job->previous = NULL;
     job->next = pool->jobs;
     if (pool->jobs != NULL)
