@@ -3,12 +3,8 @@
 
 #include <omp.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 enum { DEFAULT_PRIORITY = 4, OVERTAKING = 64 };
 
@@ -19,9 +15,6 @@ enum { DEFAULT_PRIORITY = 4, OVERTAKING = 64 };
 /* They look longer while jobs come at gaps of no more than this on average: a client that waits for
  * each answer. */
 #define LONG_GAP_NS 250000
-
-/* The longest that Linux takes. */
-#define SLICE_NS 100000000
 
 /* Only for the order of jobs: nanoseconds that one flop is taken to need. */
 #define NS_PER_FLOP 0.01
@@ -301,26 +294,11 @@ static void wait_for_work(struct engine_pool *pool)
     pool->woken -= pool->woken > 0;
 }
 
-/* A wish: where the system knows no slices, or forbids the call, all is as without. */
-static void ask_for_long_slices(void)
-{
-    struct {
-        uint32_t size, policy;
-        uint64_t flags;
-        int32_t nice;
-        uint32_t priority;
-        uint64_t runtime, deadline, period;
-    } attributes = {.size = 48, .policy = SCHED_OTHER, .runtime = SLICE_NS};
-    attributes.nice = getpriority(PRIO_PROCESS, 0);
-    (void)syscall(SYS_sched_setattr, 0, &attributes, 0);
-}
-
 static void *work(void *argument)
 {
     struct engine_pool *pool = argument;
     struct hands hands = {.pool = pool, .last = {.next = 1}};
     omp_set_num_threads(1);
-    ask_for_long_slices();
     pthread_mutex_lock(&pool->lock);
     while (!pool->closing || pool->jobs != NULL) {
         struct engine_pool_job *job = pick(pool);

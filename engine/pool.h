@@ -17,8 +17,7 @@
  * Idle workers, and helpers between two phases, look for work for a few microseconds; then workers
  * sleep and helpers leave. Nobody waits for another thread otherwise, so a descheduled worker (CFS
  * quota) delays its own unit only. Each worker tells OpenMP to use one thread: libgomp keeps that
- * number per thread. Workers ask for long time slices: under Linux's EEVDF a thread that wakes with
- * a shorter one, like those of clients and of HTTP, runs at once and not after theirs.
+ * number per thread.
  *
  * It knows nothing of attention, and refuses to create threads after engine_pool_open. */
 #ifndef ENGINE_POOL_H
