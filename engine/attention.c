@@ -132,34 +132,40 @@ static bool has_direct_softmax(const struct unit *u)
            plan->model->config.policy == ENGINE_POLICY_FLOAT32 && !drops(plan);
 }
 
-/* The kernel's own: weights are left operands at once, scores are put where they are streamed to.
- */
-static void softmax_direct(struct unit *u, const struct engine_softmax_rows *rows)
+/* Where the kernel's own softmax puts its results: the left operand of the values, and the scores
+ * in the tile (of whole ones, where they are returned). false: no memory. */
+static bool find_results(struct unit *u, struct engine_softmax_results *ret)
 {
     const struct engine_plan *plan = u->plan;
     size_t bytes = plan->kernel->left_init(&u->weights, u->rows, u->live);
-    struct engine_softmax_results results = {.planes = u->weights.planes,
-                                             .plane = u->weights.plane};
+    *ret = (struct engine_softmax_results){.planes = u->weights.planes, .plane = u->weights.plane};
     if (plan->wants_output) {
         u->weights.data = engine_arena_alloc(u->arena, bytes);
         if (u->weights.data == NULL)
-            return;
-        results.left = u->weights.data;
-        results.left_stride = u->weights.stride;
+            return false;
+        ret->left = u->weights.data;
+        ret->left_stride = u->weights.stride;
     }
     bool whole = plan->scores_streamed || plan->scores_in_place;
     if (u->returned && !u->deferred) {
-        results.streamed = plan->scores_streamed;
-        results.scores = whole ? engine_emit_place(plan, u->outer, u->index, u->query0) : u->tile;
-        results.scores_stride = whole ? u->keys : u->stride;
+        ret->streamed = plan->scores_streamed;
+        ret->scores = whole ? engine_emit_place(plan, u->outer, u->index, u->query0) : u->tile;
+        ret->scores_stride = whole ? u->keys : u->stride;
+        u->returned = !whole; /* else there is nothing left to emit */
     }
-    plan->kernel->softmax(rows, &results);
+    return true;
+}
+
+static void softmax_direct(struct unit *u, const struct engine_softmax_rows *rows)
+{
+    struct engine_softmax_results results;
+    if (!find_results(u, &results))
+        return;
+    u->plan->kernel->softmax(rows, &results);
     if (results.scores == NULL)
         return;
     int64_t dead = results.streamed ? (u->live + 15) / 16 * 16 : u->live;
     clear_dead_keys(u, results.scores, results.scores_stride, dead);
-    if (whole)
-        u->returned = false;
 }
 
 static void softmax(struct unit *u)
@@ -209,6 +215,19 @@ static void compute_scores(struct unit *u)
 /* ---- reused heads -----------------------------------------------------------------------------
  */
 
+static void copy_direct(struct unit *u)
+{
+    const struct engine_softmax_rows rows = {
+        .tile = u->tile, .stride = u->stride, .rows = u->rows, .keys = u->keys};
+    struct engine_softmax_results results;
+    if (!find_results(u, &results))
+        return;
+    if (results.scores == u->tile)
+        results.scores = NULL; /* they are there */
+    if (results.left != NULL || results.scores != NULL)
+        u->plan->kernel->copy(&rows, &results);
+}
+
 /* The block's rows of the scores given; float32 ones are used where they lie. */
 static void take_scores(struct unit *u)
 {
@@ -223,6 +242,8 @@ static void take_scores(struct unit *u)
     if (is_f32 && !plan->call.training && plan->model->config.policy == ENGINE_POLICY_FLOAT32) {
         u->tile = (float *)(void *)(uintptr_t)from; /* only read from here on */
         u->stride = u->keys;
+        if (has_direct_softmax(u))
+            copy_direct(u);
         return;
     }
     u->stride = u->keys;

@@ -99,6 +99,9 @@ struct engine_kernel {
      * operand (rows of left_init's stride) and as scores at once. */
     void (*softmax)(const struct engine_softmax_rows *rows,
                     const struct engine_softmax_results *results);
+    /* There if softmax is: the same with rows that are scores already, which it only reads. */
+    void (*copy)(const struct engine_softmax_rows *rows,
+                 const struct engine_softmax_results *results);
 };
 
 /* The kernels; NULL where the processor (or oneDNN) cannot. Ask after engine_cpu was read.

@@ -513,6 +513,7 @@ const struct engine_kernel *engine_kernel_amx_bf16(void)
         .finish = engine_kernel_vectors_finish,
         .scale = engine_kernel_vectors_scale,
         .softmax = engine_softmax_amx_rows,
+        .copy = engine_softmax_amx_copy,
     };
     return engine_cpu()->amx ? &kernel : NULL;
 }
@@ -534,6 +535,7 @@ const struct engine_kernel *engine_kernel_amx_x3(void)
         .finish = engine_kernel_vectors_finish,
         .scale = engine_kernel_vectors_scale,
         .softmax = engine_softmax_amx_rows,
+        .copy = engine_softmax_amx_copy,
     };
     return engine_cpu()->amx ? &kernel : NULL;
 }
@@ -555,6 +557,7 @@ const struct engine_kernel *engine_kernel_amx_x6(void)
         .finish = engine_kernel_vectors_finish,
         .scale = engine_kernel_vectors_scale,
         .softmax = engine_softmax_amx_rows,
+        .copy = engine_softmax_amx_copy,
     };
     return engine_cpu()->amx ? &kernel : NULL;
 }

@@ -71,6 +71,9 @@ struct engine_softmax_results {
  * one axis, float32 policy only. */
 void engine_softmax_amx_rows(const struct engine_softmax_rows *rows,
                              const struct engine_softmax_results *results);
+/* Scores that were given, put where they go; of rows only the tile and its sizes count. */
+void engine_softmax_amx_copy(const struct engine_softmax_rows *rows,
+                             const struct engine_softmax_results *results);
 
 /* Row i's positions as three runs: "low" keys read the first value, "middle" keys a contiguous
  * slice, the rest the last value. */

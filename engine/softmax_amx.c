@@ -247,3 +247,29 @@ void engine_softmax_amx_rows(const struct engine_softmax_rows *rows,
         _mm_sfence(); /* before another thread is told that they are there */
     _mm_setcsr(state);
 }
+
+static inline __attribute__((always_inline)) void copy(const int planes,
+                                                       const struct engine_softmax_rows *rows,
+                                                       const struct engine_softmax_results *results)
+{
+    for (int64_t i = 0; i < rows->rows; i++) {
+        struct row row = row_of(rows, results, i, 1.0f);
+        if (results->streamed)
+            give_row(planes, &row, rows->keys, true);
+        else
+            give_row(planes, &row, rows->keys, false);
+    }
+}
+
+void engine_softmax_amx_copy(const struct engine_softmax_rows *rows,
+                             const struct engine_softmax_results *results)
+{
+    if (results->planes == 1)
+        copy(1, rows, results);
+    else if (results->planes == 2)
+        copy(2, rows, results);
+    else
+        copy(3, rows, results);
+    if (results->streamed)
+        _mm_sfence();
+}
