@@ -34,6 +34,7 @@ struct task {
     bool waits;
     atomic_int runs, phase_runs[ENGINE_POOL_PHASES], out_of_order;
     int64_t failing_unit; /* -1: none */
+    int opens;            /* runs that open the gate for all; 0: never */
     atomic_int *clock;    /* when it first ran; NULL: not asked */
     int first_run;
     int dones;
@@ -53,6 +54,9 @@ static enum engine_code run_task(void *argument, const struct engine_pool_unit *
         t->first_run = atomic_fetch_add(t->clock, 1);
     if (t->job.work.scratch_bytes > 0)
         assert_non_null(engine_arena_alloc(arena, t->job.work.scratch_bytes));
+    if (t->opens > 0 && atomic_load(&t->runs) == t->opens)
+        for (int i = 0; i < t->opens; i++)
+            sem_post(&t->gate);
     if (t->waits) {
         sem_post(&t->entered);
         sem_wait(&t->gate);
@@ -143,6 +147,81 @@ static void higher_priority_runs_first_and_then_the_smaller_job(void **unused)
     assert_int_equal(tasks[3].first_run, 3); /* the largest */
     assert_int_equal(tasks[1].first_run, 4); /* priority 9, small as it is */
     sem_wait(&blocker.ended);
+    fixture_reset(&f);
+}
+
+/* ---- helping -------------------------------------------------------------------------------- */
+
+static void a_helper_alone_computes_all_units(void **unused)
+{
+    struct fixture f;
+    struct task t;
+    (void)unused;
+    fixture_init(&f, 1);
+    for (int i = 0; i < 200; i++) {
+        task_init(&t, 3, false);
+        t.job.work.units[2] = 5;
+        t.job.work.scratch_bytes = 5000;
+        assert_true(engine_pool_submit_helped(f.pool, &t.job));
+        engine_pool_help(f.pool, &t.job);
+        assert_int_equal(sem_trywait(&t.ended), 0); /* one thread: nobody else may have helped */
+        assert_int_equal(t.err.code, ENGINE_OK);
+        assert_int_equal(t.runs, 8);
+        assert_int_equal(t.out_of_order, 0);
+    }
+    fixture_reset(&f);
+}
+
+static void who_would_help_is_told_when_all_threads_compute(void **unused)
+{
+    struct fixture f;
+    struct task blocker, t;
+    (void)unused;
+    fixture_init(&f, 1);
+    task_init(&blocker, 1, true);
+    engine_pool_submit(f.pool, &blocker.job);
+    sem_wait(&blocker.entered);
+    task_init(&t, 7, false);
+    assert_false(engine_pool_submit_helped(f.pool, &t.job));
+    sem_post(&blocker.gate);
+    sem_wait(&t.ended);
+    assert_int_equal(t.runs, 7);
+    sem_wait(&blocker.ended);
+    fixture_reset(&f);
+}
+
+/* The other units wait for the gate, which opens when the helper's own unit has been entered too:
+ * both threads are in the job at once. */
+static void helper_and_worker_share_a_job(void **unused)
+{
+    struct fixture f;
+    struct task t;
+    (void)unused;
+    fixture_init(&f, 2);
+    task_init(&t, 2, true);
+    t.opens = 2;
+    assert_true(engine_pool_submit_helped(f.pool, &t.job));
+    engine_pool_help(f.pool, &t.job);
+    sem_wait(&t.ended);
+    assert_int_equal(t.err.code, ENGINE_OK);
+    assert_int_equal(t.runs, 2);
+    fixture_reset(&f);
+}
+
+static void a_cancelled_job_is_over_for_its_helper(void **unused)
+{
+    struct fixture f;
+    struct task t;
+    (void)unused;
+    fixture_init(&f, 1);
+    task_init(&t, 1000, false);
+    assert_true(engine_pool_submit_helped(f.pool, &t.job));
+    engine_pool_cancel(f.pool, &t.job);
+    engine_pool_help(f.pool, &t.job);
+    sem_wait(&t.ended);
+    assert_int_equal(t.err.code, ENGINE_CANCELLED);
+    assert_int_equal(t.runs, 0);
+    assert_int_equal(t.dones, 1);
     fixture_reset(&f);
 }
 
@@ -396,6 +475,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(phases_run_one_after_the_other_and_every_unit_once),
         cmocka_unit_test(higher_priority_runs_first_and_then_the_smaller_job),
+        cmocka_unit_test(a_helper_alone_computes_all_units),
+        cmocka_unit_test(who_would_help_is_told_when_all_threads_compute),
+        cmocka_unit_test(helper_and_worker_share_a_job),
+        cmocka_unit_test(a_cancelled_job_is_over_for_its_helper),
         cmocka_unit_test(a_cancelled_job_stops_between_units),
         cmocka_unit_test(a_job_past_its_deadline_does_not_start),
         cmocka_unit_test(a_deadline_that_passes_ends_a_job_between_units),

@@ -422,6 +422,38 @@ static void direct_results_have_the_same_edges(void **unused)
         check_edges(planes);
 }
 
+/* Given scores are copied bit by bit, small ones too, and packed. */
+static void check_copy(int planes, int64_t keys, bool streamed)
+{
+    struct engine_softmax_rows rows = rows_of(keys);
+    struct engine_softmax_results results = {.scores = scores,
+                                             .scores_stride = SCORES_STRIDE,
+                                             .streamed = streamed,
+                                             .left = left[0],
+                                             .left_stride = LEFT_STRIDE,
+                                             .planes = planes,
+                                             .plane = sizeof left[0]};
+    for (int64_t i = 0; i < ROWS * STRIDE; i++)
+        tile[i] = fabsf(tile[i]);
+    memset(left, 0xff, sizeof left);
+    memset(scores, 0xff, sizeof scores);
+    engine_softmax_amx_copy(&rows, &results);
+    for (int64_t i = 0; i < ROWS; i++)
+        assert_memory_equal(scores + i * SCORES_STRIDE, tile + i * STRIDE,
+                            (size_t)keys * sizeof *scores);
+    check_left(planes, &rows, tile, STRIDE);
+}
+
+static void given_scores_are_copied_and_packed(void **unused)
+{
+    (void)unused;
+    for (int planes = 1; planes <= PLANES && engine_kernel_amx_bf16() != NULL; planes++)
+        for (int64_t keys = 1; keys <= MOST_KEYS; keys += 37) {
+            check_copy(planes, keys, false);
+            check_copy(planes, keys / 16 * 16, true);
+        }
+}
+
 static void no_rows_and_no_keys_touch_nothing(void **unused)
 {
     (void)unused;
@@ -450,6 +482,7 @@ int main(void)
         cmocka_unit_test(a_fully_masked_row_of_several_axes_is_all_ones),
         cmocka_unit_test(scores_and_left_operands_are_those_of_the_formula),
         cmocka_unit_test(direct_results_have_the_same_edges),
+        cmocka_unit_test(given_scores_are_copied_and_packed),
         cmocka_unit_test(no_rows_and_no_keys_touch_nothing),
     };
     fill(logits, ROWS * STRIDE, 6.0f);
