@@ -68,6 +68,16 @@ static int64_t units_to_wake_for(const struct engine_pool_job *job)
     return quick ? 0 : job->work.units[job->phase] - 1;
 }
 
+/* Jobs with units that nobody takes, or too many for those who do. */
+static int64_t jobs_to_wake_for(const struct engine_pool *pool)
+{
+    int64_t jobs = 0;
+    for (const struct engine_pool_job *job = pool->jobs; job != NULL; job = job->next)
+        jobs += (job->over && job->workers == 0) ||
+                (has_unit_for_workers(job) && (job->workers == 0 || units_to_wake_for(job) > 0));
+    return jobs;
+}
+
 static void skip_empty_phases(struct engine_pool_job *job)
 {
     while (job->phase < ENGINE_POOL_PHASES && job->work.units[job->phase] == 0)
@@ -233,7 +243,7 @@ static void work_on(struct hands *hands, struct engine_pool_job *job)
     job->started = true;
     job->workers++;
     count_waiting(pool);
-    wake(pool, atomic_load(&pool->waiting_jobs)); /* who saw two jobs come may be one worker */
+    wake(pool, jobs_to_wake_for(pool)); /* who saw two jobs come may be one worker */
     unlock(pool);
     if (fit_arena(pool->buffers, &hands->memory, &hands->arena, job->work.scratch_bytes, &err) ==
         ENGINE_OK)
@@ -439,7 +449,7 @@ void engine_pool_help(struct engine_pool *pool, struct engine_pool_job *job)
     if (--job->workers == 0 && job->over)
         report(pool, job);
     set_busy(pool, -1);
-    wake(pool, atomic_load(&pool->waiting_jobs));
+    wake(pool, jobs_to_wake_for(pool));
     if (pool->closing && pool->jobs == NULL)
         pthread_cond_broadcast(&pool->work_came);
     unlock(pool);
