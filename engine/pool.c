@@ -3,10 +3,11 @@
 
 #include <omp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <time.h>
 
-enum { DEFAULT_PRIORITY = 4, OVERTAKING = 64 };
+enum { DEFAULT_PRIORITY = 4, OVERTAKING = 64, MOST_CALLS = 64 };
 
 /* How long idle threads look for work: about what a wake-up through the kernel takes, which is also
  * the length of a unit of a small call, that is to say of the wait for the last unit of a phase. */
@@ -19,22 +20,32 @@ enum { DEFAULT_PRIORITY = 4, OVERTAKING = 64 };
 /* Only for the order of jobs: nanoseconds that one flop is taken to need. */
 #define NS_PER_FLOP 0.01
 
+/* What a worker does: work, look for it, sleep, or wake up. Under the pool's lock. */
+enum state { WORKING, LOOKING, ASLEEP, WOKEN };
+
+struct worker {
+    struct engine_pool *pool;
+    pthread_t thread;
+    pthread_cond_t called;
+    enum state state;
+    bool to_be_called; /* once the lock is free */
+    int cpu;           /* the one that it runs on; -1: any */
+};
+
 struct engine_pool {
     struct engine_buffers *buffers;
     pthread_mutex_t lock;
-    pthread_cond_t work_came, job_ended;
+    pthread_cond_t job_ended;
     struct engine_pool_job *jobs; /* all that are not over */
     atomic_int waiting_jobs;      /* changed under the lock, read by idle workers without it */
     atomic_int spare;             /* the same: threads that may compute and do not */
     atomic_uint steps;            /* the same for helpers: phases and jobs ended */
-    int sleeping, looking;   /* idle workers: those to be woken, those who see work by themselves */
-    int64_t idle_ns, gap_ns; /* when the last job ended; mean time from there to the next */
-    int wakes;               /* sleepers to be woken once the lock is free */
-    int woken;               /* sleepers that are to be, or were, and do not run yet */
+    int64_t idle_ns, gap_ns;      /* when the last job ended; mean time from there to the next */
+    int looking, calls;           /* workers; calls to be made once the lock is free */
     int threads;
     int busy; /* workers with a unit or a report, and helpers */
     bool closing;
-    pthread_t workers[];
+    struct worker workers[];
 };
 
 static int64_t least(int64_t a, int64_t b)
@@ -153,26 +164,70 @@ static void unlink_job(struct engine_pool *pool, struct engine_pool_job *job)
         pool->idle_ns = now_ns();
 }
 
-/* One wake-up a unit that waits and that nobody is looking for, no more than there are sleepers,
- * nor threads that may compute. */
-static void wake(struct engine_pool *pool, int64_t units)
+/* Workers who will see by themselves that there is work. Who looks on the core that this thread
+ * computes on does not get to see it. */
+static int64_t awake_elsewhere(const struct engine_pool *pool, int cpu)
 {
-    int64_t wanted = least(units, pool->threads - pool->busy) - pool->looking - pool->woken;
-    int64_t wakes = least(wanted, pool->sleeping - pool->woken);
-    if (wakes <= 0)
-        return;
-    pool->wakes += (int)wakes;
-    pool->woken += (int)wakes;
+    int64_t count = 0;
+    for (int i = 0; i < pool->threads; i++) {
+        const struct worker *worker = &pool->workers[i];
+        count += (worker->state == LOOKING || worker->state == WOKEN) && worker->cpu != cpu;
+    }
+    return count;
 }
 
-/* A wake-up is a system call of tens of microseconds: nobody should wait for it at the lock. */
+static void call_one(struct engine_pool *pool, struct worker *worker)
+{
+    worker->state = WOKEN;
+    worker->to_be_called = true;
+    pool->calls++;
+}
+
+/* One call for each unit that waits and that nobody is looking for, no more than threads may
+ * compute; sleepers of other cores first. */
+static void wake(struct engine_pool *pool, int64_t units)
+{
+    int cpu = sched_getcpu();
+    int64_t wanted = least(units, pool->threads - pool->busy);
+    if (wanted <= 0)
+        return;
+    wanted -= awake_elsewhere(pool, cpu);
+    for (int i = 0; i < pool->threads && wanted > 0; i++)
+        if (pool->workers[i].state == ASLEEP && pool->workers[i].cpu != cpu) {
+            call_one(pool, &pool->workers[i]);
+            wanted--;
+        }
+    for (int i = 0; i < pool->threads && wanted > 0; i++)
+        if (pool->workers[i].state == ASLEEP) {
+            call_one(pool, &pool->workers[i]);
+            wanted--;
+        }
+}
+
+/* A call is a system call of tens of microseconds: nobody should wait for it at the lock. Workers
+ * exist as long as the pool. */
 static void unlock(struct engine_pool *pool)
 {
-    int wakes = pool->wakes;
-    pool->wakes = 0;
+    struct worker *called[MOST_CALLS];
+    int count = 0;
+    for (int i = 0; i < pool->threads && pool->calls > 0 && count < MOST_CALLS; i++) {
+        if (!pool->workers[i].to_be_called)
+            continue;
+        pool->workers[i].to_be_called = false;
+        pool->calls--;
+        called[count++] = &pool->workers[i];
+    }
     pthread_mutex_unlock(&pool->lock);
-    for (int i = 0; i < wakes; i++)
-        pthread_cond_signal(&pool->work_came);
+    for (int i = 0; i < count; i++)
+        pthread_cond_signal(&called[i]->called);
+}
+
+static void wake_all(struct engine_pool *pool)
+{
+    for (int i = 0; i < pool->threads; i++) {
+        pool->workers[i].state = pool->workers[i].state == ASLEEP ? WOKEN : pool->workers[i].state;
+        pthread_cond_signal(&pool->workers[i].called);
+    }
 }
 
 static void end_unit(struct engine_pool *pool, struct engine_pool_job *job,
@@ -286,34 +341,60 @@ static int64_t looking_time(const struct engine_pool *pool, int rank)
                                                               : SPIN_NS;
 }
 
-static void wait_for_work(struct engine_pool *pool)
+static void wait_for_work(struct worker *worker)
 {
+    struct engine_pool *pool = worker->pool;
     int rank = ++pool->looking;
     int64_t until = now_ns() + looking_time(pool, rank);
+    worker->state = LOOKING;
     unlock(pool);
     while (atomic_load_explicit(&pool->waiting_jobs, memory_order_relaxed) == 0 &&
            atomic_load_explicit(&pool->spare, memory_order_relaxed) >= rank && now_ns() < until)
         __builtin_ia32_pause();
     pthread_mutex_lock(&pool->lock);
     pool->looking--;
+    worker->state = WORKING;
     if (atomic_load(&pool->waiting_jobs) != 0 || (pool->closing && pool->jobs == NULL))
         return;
-    pool->sleeping++;
-    pthread_cond_wait(&pool->work_came, &pool->lock);
-    pool->sleeping--;
-    pool->woken -= pool->woken > 0;
+    worker->state = ASLEEP;
+    while (worker->state == ASLEEP)
+        pthread_cond_wait(&worker->called, &pool->lock);
+    worker->state = WORKING;
+}
+
+/* A core for each worker where there are as many: else the system may wake one on the core of the
+ * thread that calls it, and leave the other idle. With fewer threads than cores (a quota) others
+ * would choose the same cores. */
+static void choose_cpu(struct worker *worker)
+{
+    cpu_set_t allowed, own;
+    int index = (int)(worker - worker->pool->workers);
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 ||
+        CPU_COUNT(&allowed) != worker->pool->threads)
+        return;
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &allowed) || index-- != 0)
+            continue;
+        CPU_ZERO(&own);
+        CPU_SET(cpu, &own);
+        if (sched_setaffinity(0, sizeof own, &own) == 0)
+            worker->cpu = (int)cpu;
+        return;
+    }
 }
 
 static void *work(void *argument)
 {
-    struct engine_pool *pool = argument;
+    struct worker *worker = argument;
+    struct engine_pool *pool = worker->pool;
     struct hands hands = {.pool = pool, .last = {.next = 1}};
     omp_set_num_threads(1);
     pthread_mutex_lock(&pool->lock);
+    choose_cpu(worker);
     while (!pool->closing || pool->jobs != NULL) {
         struct engine_pool_job *job = pick(pool);
         if (job == NULL) {
-            wait_for_work(pool);
+            wait_for_work(worker);
             continue;
         }
         set_busy(pool, 1);
@@ -323,7 +404,7 @@ static void *work(void *argument)
             work_on(&hands, job);
         set_busy(pool, -1);
     }
-    pthread_cond_broadcast(&pool->work_came); /* the last job has gone: nobody need wait */
+    wake_all(pool); /* the last job has gone: nobody need wait */
     unlock(pool);
     engine_arena_reset(&hands.arena);
     engine_buffers_give(pool->buffers, &hands.memory);
@@ -345,14 +426,20 @@ enum engine_code engine_pool_open(int threads, struct engine_buffers *buffers,
     pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ADAPTIVE_NP);
     pthread_mutex_init(&pool->lock, &attributes);
     pthread_mutexattr_destroy(&attributes);
-    pthread_cond_init(&pool->work_came, NULL);
     pthread_cond_init(&pool->job_ended, NULL);
+    pthread_mutex_lock(&pool->lock); /* workers begin when all are there */
     for (; pool->threads < threads; pool->threads++) {
-        if (pthread_create(&pool->workers[pool->threads], NULL, work, pool) != 0) {
+        struct worker *worker = &pool->workers[pool->threads];
+        *worker = (struct worker){.pool = pool, .cpu = -1};
+        pthread_cond_init(&worker->called, NULL);
+        if (pthread_create(&worker->thread, NULL, work, worker) != 0) {
+            pthread_cond_destroy(&worker->called);
+            unlock(pool);
             engine_pool_close(pool);
             return engine_error_set(err, ENGINE_INTERNAL, "the system refused %d threads", threads);
         }
     }
+    unlock(pool);
     *ret = pool;
     return ENGINE_OK;
 }
@@ -361,12 +448,13 @@ void engine_pool_close(struct engine_pool *pool)
 {
     pthread_mutex_lock(&pool->lock);
     pool->closing = true;
-    pthread_cond_broadcast(&pool->work_came);
+    wake_all(pool);
     unlock(pool);
     for (int i = 0; i < pool->threads; i++)
-        pthread_join(pool->workers[i], NULL);
+        pthread_join(pool->workers[i].thread, NULL);
+    for (int i = 0; i < pool->threads; i++) /* each may be called by any until it has ended */
+        pthread_cond_destroy(&pool->workers[i].called);
     pthread_cond_destroy(&pool->job_ended);
-    pthread_cond_destroy(&pool->work_came);
     pthread_mutex_destroy(&pool->lock);
     free(pool);
 }
@@ -451,7 +539,7 @@ void engine_pool_help(struct engine_pool *pool, struct engine_pool_job *job)
     set_busy(pool, -1);
     wake(pool, jobs_to_wake_for(pool));
     if (pool->closing && pool->jobs == NULL)
-        pthread_cond_broadcast(&pool->work_came);
+        wake_all(pool);
     unlock(pool);
     omp_set_num_threads(threads_before);
     engine_arena_reset(&hands.arena);

@@ -19,6 +19,9 @@
  * quota) delays its own unit only. Each worker tells OpenMP to use one thread: libgomp keeps that
  * number per thread.
  *
+ * Where there are as many workers as cores are allowed, each keeps to one: else the system may wake
+ * a worker on the core of the thread that calls it while another core idles.
+ *
  * It knows nothing of attention, and refuses to create threads after engine_pool_open. */
 #ifndef ENGINE_POOL_H
 #define ENGINE_POOL_H
