@@ -372,7 +372,7 @@ static enum engine_code finish(struct api_decoder *decoder, struct api_infer_req
         ENGINE_TRY(api_safetensors_message_read(state, &decoder->body, err));
         break;
     }
-    api_parameters_settle(state);
+    ENGINE_TRY(api_parameters_settle(state, err));
     engine_buffer_give(state->engine, &decoder->body.tail);
     decoder->state = NULL;
     *ret = &state->request;

@@ -226,7 +226,7 @@ enum engine_code api_parameters_want(struct api_request_state *state, const char
                             name);
 }
 
-void api_parameters_settle(struct api_request_state *state)
+enum engine_code api_parameters_settle(struct api_request_state *state, struct engine_error *err)
 {
     struct engine_call *call = &state->request.call;
     if (!state->outputs_listed) {
@@ -242,11 +242,17 @@ void api_parameters_settle(struct api_request_state *state)
             state->binary[ENGINE_ATTENTION_SCORES] = state->binary_default;
         call->wanted[ENGINE_ATTENTION_SCORES] = state->scores_parameter;
     }
+    if (!call->wanted[ENGINE_ATTENTION_OUTPUT] && !call->wanted[ENGINE_ATTENTION_SCORES] &&
+        !call->wanted[ENGINE_ATTENTION_SCORES_INDICES])
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "parameter return_attention_scores is false, but outputs ask for "
+                                "attention_scores alone: nothing is left to answer");
     if (call->top_k > 0 && call->wanted[ENGINE_ATTENTION_SCORES] &&
         !call->wanted[ENGINE_ATTENTION_SCORES_INDICES]) {
         call->wanted[ENGINE_ATTENTION_SCORES_INDICES] = true;
         state->binary[ENGINE_ATTENTION_SCORES_INDICES] = state->binary[ENGINE_ATTENTION_SCORES];
     }
+    return ENGINE_OK;
 }
 
 /* ---- inputs ----------------------------------------------------------------------------- */

@@ -58,8 +58,10 @@ ENGINE_MUST_CHECK enum engine_code api_parameters_request_all(struct api_request
 ENGINE_MUST_CHECK enum engine_code api_parameters_want(struct api_request_state *state,
                                                        const char *name, enum engine_output *ret,
                                                        struct engine_error *err);
-/* After all parameters: what is wanted when nothing was listed, and what follows from top_k. */
-void api_parameters_settle(struct api_request_state *state);
+/* After all parameters: what is wanted when nothing was listed, and what follows from top_k.
+ * Errors: INVALID_ARGUMENT (nothing is left). */
+ENGINE_MUST_CHECK enum engine_code api_parameters_settle(struct api_request_state *state,
+                                                         struct engine_error *err);
 
 /* Finds an input by name that was not given yet. Errors: INVALID_ARGUMENT. */
 ENGINE_MUST_CHECK enum engine_code api_parameters_input(const struct api_request_state *state,

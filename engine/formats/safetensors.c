@@ -47,8 +47,9 @@ static enum engine_code read_dtype(const char *name, const json_t *value, enum e
             return ENGINE_OK;
         }
     }
-    return engine_error_set(err, ENGINE_UNSUPPORTED,
-                            "safetensors: tensor %.80s has dtype %.20s, which is not read here",
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                            "safetensors: tensor %.80s has dtype %.20s; BOOL, integers "
+                            "of 8 to 64 bits, F16, BF16, F32 and F64 are read",
                             name, text != NULL ? text : "(no text)");
 }
 

@@ -15,8 +15,7 @@
 struct engine_safetensors; /* parsed header; tensors are views of the bytes given */
 
 /* Parses; borrows bytes until destroyed. Tensors need not be aligned. Errors: INVALID_ARGUMENT
- * naming tensor and rule, TOO_LARGE (header over 16 MiB), UNSUPPORTED (an element type that
- * engine_dtype lacks), OUT_OF_MEMORY. */
+ * naming tensor and rule, TOO_LARGE (header over 16 MiB), OUT_OF_MEMORY. */
 ENGINE_MUST_CHECK enum engine_code engine_safetensors_parse(const void *bytes, size_t size,
                                                             struct engine_safetensors **ret,
                                                             struct engine_error *err);

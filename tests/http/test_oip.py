@@ -189,6 +189,10 @@ def test_the_parameter_return_attention_scores_decides(daemon):
     outputs, _ = _infer(daemon, case.inputs, parameters={"return_attention_scores": True},
                         outputs=[{"name": "attention_output"}])
     assert list(outputs) == ["attention_output", "attention_scores"]
+    body, headers = oip(case.inputs, parameters={"return_attention_scores": False},
+                        outputs=[{"name": "attention_scores"}])
+    reply = daemon.post(PATH, body, headers)
+    assert reply.status == 400 and "return_attention_scores" in reply.error(), reply.error()
 
 
 def test_the_outputs_parameter_wins_over_the_requests_default(daemon):

@@ -102,11 +102,11 @@ static const struct {
      ENGINE_INVALID_ARGUMENT},
     {"an entry that is no object", "{\"t\":1}", 0, ENGINE_INVALID_ARGUMENT},
     {"a type of 4 bits", "{\"t\":{\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[0,1]}}", 1,
-     ENGINE_UNSUPPORTED},
+     ENGINE_INVALID_ARGUMENT},
     {"a type of 8 bits", "{\"t\":{\"dtype\":\"F8_E4M3\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
-     ENGINE_UNSUPPORTED},
+     ENGINE_INVALID_ARGUMENT},
     {"a type that is a number", "{\"t\":{\"dtype\":7,\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
-     ENGINE_UNSUPPORTED},
+     ENGINE_INVALID_ARGUMENT},
 };
 
 static void each_vector_is_read_or_refused(void **unused)
