@@ -11,6 +11,7 @@
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/options.h"
+#include "server/origin.h"
 #include "server/reply.h"
 #include "server/shutdown.h"
 
@@ -110,6 +111,17 @@ static enum engine_code check_declared(struct server_request *request, struct en
     return ENGINE_OK;
 }
 
+static enum engine_code check_sender(const struct server_request *request, const char *url,
+                                     const char *method, struct engine_error *err)
+{
+    const struct server_origin sender = {.method = method,
+                                         .target = url,
+                                         .host = request->framing.host,
+                                         .origin = request->framing.origin,
+                                         .is_loopback = request->peer->is_loopback};
+    return server_origin_check(request->service->options, &sender, err);
+}
+
 /* Everything that can be refused before the body is sent. An answer at this point closes the
  * connection, so requests without a body get theirs at the end like all others. */
 static enum engine_code begin(struct server_request *request, const char *url, const char *method,
@@ -126,6 +138,7 @@ static enum engine_code begin(struct server_request *request, const char *url, c
         request->reply.close = true; /* what follows may not be a request */
         return code;
     }
+    ENGINE_TRY(check_sender(request, url, method, err));
     ENGINE_TRY(server_routes_find(method, url, &request->match, err));
     if (request->match.options)
         return ENGINE_OK;

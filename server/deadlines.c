@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "engine/engine.h"
+#include "server/origin.h"
 
 enum {
     POLL_PEERS = 256,                  /* looked at with one system call */
@@ -243,8 +244,9 @@ struct server_peer *server_deadlines_add(struct server_deadlines *deadlines, int
     if (peer == NULL)
         return NULL;
     peer->descriptor = descriptor;
-    peer->is_tcp = getsockname(descriptor, (struct sockaddr *)&address, &size) == 0 &&
-                   address.ss_family != AF_UNIX;
+    bool is_known = getsockname(descriptor, (struct sockaddr *)&address, &size) == 0;
+    peer->is_tcp = is_known && address.ss_family != AF_UNIX;
+    peer->is_loopback = is_known && server_origin_is_loopback(&address);
     peer->phase_ns = server_deadlines_now();
     pthread_mutex_lock(&deadlines->lock);
     peer->next = deadlines->first;

@@ -30,6 +30,7 @@ enum server_phase {
 struct server_peer {
     int descriptor;
     bool is_tcp;
+    bool is_loopback; /* the address that was connected to */
     enum server_phase phase;
     int64_t phase_ns, request_ns; /* when the phase, when the request began */
     uint64_t bytes;               /* of the body, or acknowledged when the reply was first seen */

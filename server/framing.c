@@ -47,6 +47,9 @@ void server_framing_header(struct server_framing *framing, const char *name, siz
     }
     if (is(name, name_length, "Host")) {
         framing->hosts++;
+        framing->host = value;
+    } else if (is(name, name_length, "Origin")) {
+        keep(framing, &framing->origin, value);
     } else if (is(name, name_length, "Content-Length")) {
         framing->lengths++;
         framing->content_length_text = value;
@@ -130,8 +133,8 @@ enum engine_code server_framing_check(struct server_framing *framing, const char
                                 framing->lengths);
     if (framing->repeated)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "Content-Type, Content-Encoding or Inference-Header-Content-Length "
-                                "is given more than once");
+                                "Content-Type, Content-Encoding, Inference-Header-Content-Length "
+                                "or Origin is given more than once");
     if (framing->codings > 0)
         return check_coding(framing, version, err);
     if (framing->lengths > 0) {

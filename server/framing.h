@@ -18,6 +18,7 @@
 struct server_framing {
     int headers, hosts, lengths, codings;
     const char *content_length_text, *coding;
+    const char *host, *origin;
     bool malformed_name, malformed_value, repeated;
     const char *content_type, *content_encoding, *accept, *accept_encoding;
     const char *header_content_length; /* Inference-Header-Content-Length */

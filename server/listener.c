@@ -79,28 +79,51 @@ static bool is_port(const char *text)
     return digits > 0 && digits <= 5 && text[digits] == '\0' && atoi(text) <= 65535;
 }
 
-/* "127.0.0.1:8080", "[::1]:0", "localhost:8080". SO_REUSEADDR alone: a second daemon on the same
- * port is an error, not a silent share of the connections. */
+/* What cannot be a name is not asked for: that may take long. */
+static bool is_host(const char *host, size_t length)
+{
+    static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+                                  ".-_:%";
+    return length == 0 || (host[0] != '\0' && strspn(host, allowed) == strlen(host));
+}
+
+static enum engine_code no_address(const char *address, const char *cause, struct engine_error *err)
+{
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                            "--listen is \"%.60s\"; it must be ADDR:PORT or PORT, which is "
+                            "127.0.0.1:PORT (all interfaces: 0.0.0.0:PORT): %s",
+                            address, cause);
+}
+
+/* "127.0.0.1:8080", "[::1]:0", "localhost:8080"; "8080" and ":8080" are on the loopback, so that
+ * nobody serves the whole network by leaving something out. */
+static enum engine_code find_address(const char *address, struct addrinfo **ret,
+                                     struct engine_error *err)
+{
+    const char *colon = strrchr(address, ':');
+    const char *port = colon != NULL ? colon + 1 : address;
+    char host[128];
+    size_t length = (size_t)(port - address);
+    length -= length > 0 ? 1 : 0; /* the colon */
+    bool brackets = length > 1 && address[0] == '[' && address[length - 1] == ']';
+    if (!is_port(port))
+        return no_address(address, "the port is a number from 0 to 65535", err);
+    snprintf(host, sizeof host, "%.*s", (int)(length - (brackets ? 2 : 0)),
+             address + (brackets ? 1 : 0));
+    if (length >= sizeof host || !is_host(host, length))
+        return no_address(address, "that is no address", err);
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
+    int failure = getaddrinfo(length > 0 ? host : "127.0.0.1", port, &hints, ret);
+    return failure == 0 ? ENGINE_OK : no_address(address, gai_strerror(failure), err);
+}
+
+/* SO_REUSEADDR alone: a second daemon on the same port is an error, not a silent share of the
+ * connections. */
 static enum engine_code bind_tcp(struct server_listener *listener, const char *address,
                                  struct engine_error *err)
 {
-    const char *colon = strrchr(address, ':');
-    char host[128];
-    size_t length = colon != NULL ? (size_t)(colon - address) : 0;
-    if (colon == NULL || length == 0 || length >= sizeof host || !is_port(colon + 1))
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "--listen is \"%.60s\"; it must be ADDR:PORT, PORT 0 to 65535",
-                                address);
-    bool brackets = address[0] == '[' && address[length - 1] == ']';
-    snprintf(host, sizeof host, "%.*s", (int)(length - (brackets ? 2 : 0)),
-             address + (brackets ? 1 : 0));
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
     struct addrinfo *found = NULL;
-    int failure = getaddrinfo(host, colon + 1, &hints, &found);
-    if (failure != 0)
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "--listen is \"%.60s\"; it must be ADDR:PORT: %s", address,
-                                gai_strerror(failure));
+    ENGINE_TRY(find_address(address, &found, err));
     int yes = 1;
     int descriptor = socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (descriptor >= 0)

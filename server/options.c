@@ -8,9 +8,12 @@
 #include <string.h>
 
 #include "server/log.h"
+#include "server/origin.h"
 
 enum kind {
     KIND_LIST,
+    KIND_HOST, /* lists whose values have a form */
+    KIND_ORIGIN,
     KIND_NUMBER,
     KIND_BYTES,
     KIND_SWITCH,
@@ -38,7 +41,8 @@ static const struct option_row rows[] = {
      "serve every sub-directory that is a model; repeatable"},
     {"model", "NAME=DIR", KIND_LIST, AT(model), 0, 0, "serve one model; repeatable"},
     {"listen", "ADDR:PORT", KIND_LIST, AT(listen), 0, 0,
-     "default 127.0.0.1:8080, or nothing with --unix alone; port 0: any free; repeatable"},
+     "default 127.0.0.1:8080, or nothing with --unix alone; PORT alone is on 127.0.0.1, 0 any "
+     "free one; repeatable"},
     {"unix", "PATH", KIND_LIST, AT(unix_paths), 0, 0, "listen on a unix socket; repeatable"},
     {"threads", "N", KIND_NUMBER, AT(threads), 0, 1024,
      "compute threads; default 0: what affinity and cgroup quota allow"},
@@ -61,6 +65,10 @@ static const struct option_row rows[] = {
     {"api-key-file", "FILE", KIND_MISSING, 0, 0, 0, "not available in this build"},
     {"allow-control", NULL, KIND_SWITCH, AT(allow_control), 0, 0,
      "let clients load, upload and unload models"},
+    {"allow-host", "NAME", KIND_HOST, AT(allow_hosts), 0, 0,
+     "a name that Host may be on loopback, beside localhost and addresses; repeatable"},
+    {"cors-origin", "ORIGIN", KIND_ORIGIN, AT(cors_origins), 0, 0,
+     "pages of http(s)://HOST[:PORT] may ask and read answers; default none; repeatable"},
     {"allow-fetch", "PREFIX", KIND_MISSING, 0, 0, 0, "not available in this build"},
     {"score-store-bytes", "N", KIND_MISSING, 0, 0, 0, "not available in this build"},
     {"score-ttl-s", "N", KIND_MISSING, 0, 0, 0, "not available in this build"},
@@ -113,11 +121,11 @@ static enum engine_code set_list(const struct option_row *row, const char *value
     return ENGINE_OK;
 }
 
-static enum engine_code refuse(const struct option_row *row, const char *value,
+static enum engine_code refuse(const struct option_row *row, const char *value, const char *rule,
                                struct engine_error *err)
 {
     return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "--%s is \"%.60s\"; it must be %s",
-                            row->name, value, row->value != NULL ? row->value : "0 or 1");
+                            row->name, value, rule);
 }
 
 static enum engine_code set_switch(const struct option_row *row, const char *value, bool *ret,
@@ -125,7 +133,7 @@ static enum engine_code set_switch(const struct option_row *row, const char *val
 {
     bool yes = strcmp(value, "1") == 0 || strcmp(value, "true") == 0;
     if (!yes && strcmp(value, "0") != 0 && strcmp(value, "false") != 0)
-        return refuse(row, value, err);
+        return refuse(row, value, "0 or 1", err);
     *ret = yes;
     return ENGINE_OK;
 }
@@ -135,6 +143,14 @@ static enum engine_code set(const struct option_row *row, const char *value,
 {
     void *at = (char *)options + row->offset;
     switch (row->kind) {
+    case KIND_HOST:
+        if (!server_origin_is_host(value))
+            return refuse(row, value, "a name without scheme and port", err);
+        return set_list(row, value, at, err);
+    case KIND_ORIGIN:
+        if (!server_origin_is_origin(value))
+            return refuse(row, value, "http://HOST[:PORT] or https://HOST[:PORT], no path", err);
+        return set_list(row, value, at, err);
     case KIND_LIST:
         return set_list(row, value, at, err);
     case KIND_NUMBER:
@@ -143,14 +159,16 @@ static enum engine_code set(const struct option_row *row, const char *value,
     case KIND_SWITCH:
         return set_switch(row, value, at, err);
     case KIND_PRECISION:
-        return engine_precision_from_name(value, at) ? ENGINE_OK : refuse(row, value, err);
+        return engine_precision_from_name(value, at) ? ENGINE_OK
+                                                     : refuse(row, value, row->value, err);
     case KIND_LOG_FORMAT:
         if (strcmp(value, "text") != 0 && strcmp(value, "json") != 0)
-            return refuse(row, value, err);
+            return refuse(row, value, row->value, err);
         *(bool *)at = value[0] == 'j';
         return ENGINE_OK;
     case KIND_LOG_LEVEL:
-        return server_log_level_from_name(value, at) ? ENGINE_OK : refuse(row, value, err);
+        return server_log_level_from_name(value, at) ? ENGINE_OK
+                                                     : refuse(row, value, row->value, err);
     case KIND_PROBE:
         options->probe_url = value;
         /* fall through */
@@ -187,7 +205,7 @@ static void variable_name(const struct option_row *row, char name[64])
 static enum engine_code read_variable(const struct option_row *row, const char *value,
                                       struct server_options *options, struct engine_error *err)
 {
-    if (row->kind != KIND_LIST)
+    if (row->kind != KIND_LIST && row->kind != KIND_HOST && row->kind != KIND_ORIGIN)
         return set(row, value, options, err);
     size_t length = strlen(value) + 1;
     char *copy = malloc(sizeof(void *) + length);

@@ -10,10 +10,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "server/origin.h"
+
 #define READY "/v2/health/ready"
 
 struct target {
     char host[256], port[16], path[512];
+    char authority[280]; /* for Host, as the URL has it */
     bool is_unix;
 };
 
@@ -25,6 +28,7 @@ static enum engine_code read_url(const char *url, struct target *ret, struct eng
         ret->is_unix = true;
         snprintf(ret->host, sizeof ret->host, "%s", url + 5);
         snprintf(ret->path, sizeof ret->path, READY);
+        snprintf(ret->authority, sizeof ret->authority, "localhost");
         return ENGINE_OK;
     }
     const char *authority = url + sizeof scheme - 1;
@@ -39,11 +43,12 @@ static enum engine_code read_url(const char *url, struct target *ret, struct eng
     bool has_port = colon != NULL && colon < path;
     size_t host = has_port ? (size_t)(colon - authority) : length;
     bool brackets = host > 2 && authority[0] == '[' && authority[host - 1] == ']';
-    if (host == 0 || host >= sizeof ret->host)
+    if (host == 0 || host >= sizeof ret->host || length >= sizeof ret->authority)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "--probe: \"%.60s\" names no host",
                                 url);
     snprintf(ret->host, sizeof ret->host, "%.*s", (int)(host - (brackets ? 2 : 0)),
              authority + (brackets ? 1 : 0));
+    snprintf(ret->authority, sizeof ret->authority, "%.*s", (int)length, authority);
     snprintf(ret->port, sizeof ret->port, "%.*s", has_port ? (int)(path - colon - 1) : 2,
              has_port ? colon + 1 : "80");
     snprintf(ret->path, sizeof ret->path, "%s", path[0] == '/' && path[1] != '\0' ? path : READY);
@@ -79,7 +84,16 @@ static enum engine_code connect_unix(const struct target *target, int *ret,
     return ENGINE_OK;
 }
 
-static enum engine_code connect_tcp(const struct target *target, int *ret, struct engine_error *err)
+/* On a loopback address a server answers to no name but this one and those it was told. */
+static void name_host(const struct addrinfo *found, struct target *target)
+{
+    struct sockaddr_storage address = {0};
+    memcpy(&address, found->ai_addr, found->ai_addrlen);
+    if (server_origin_is_loopback(&address))
+        snprintf(target->authority, sizeof target->authority, "localhost");
+}
+
+static enum engine_code connect_tcp(struct target *target, int *ret, struct engine_error *err)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
     struct addrinfo *found = NULL;
@@ -87,6 +101,7 @@ static enum engine_code connect_tcp(const struct target *target, int *ret, struc
     if (failure != 0)
         return engine_error_set(err, ENGINE_UNAVAILABLE, "host %.100s: %s", target->host,
                                 gai_strerror(failure));
+    name_host(found, target);
     *ret = open_socket(found->ai_family);
     bool connected = *ret >= 0 && connect(*ret, found->ai_addr, found->ai_addrlen) == 0;
     freeaddrinfo(found);
@@ -100,7 +115,7 @@ static enum engine_code ask(const struct target *target, int descriptor, struct 
     int status = 0;
     int length =
         snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n",
-                 target->path, target->is_unix ? "localhost" : target->host);
+                 target->path, target->authority);
     if (send(descriptor, text, (size_t)length, MSG_NOSIGNAL) != length)
         return fail("cannot send", err);
     while (used < 16) { /* "HTTP/1.1 200 OK" */
@@ -110,9 +125,13 @@ static enum engine_code ask(const struct target *target, int descriptor, struct 
         used += (size_t)got;
     }
     text[used] = '\0';
-    if (sscanf(text, "HTTP/1.%*1[01] %d", &status) != 1 || status != 200)
-        return engine_error_set(err, ENGINE_UNAVAILABLE, "the server answers %d", status);
-    return ENGINE_OK;
+    if (sscanf(text, "HTTP/1.%*1[01] %d", &status) == 1 && status == 200)
+        return ENGINE_OK;
+    return engine_error_set(err, ENGINE_UNAVAILABLE, "%s%.200s answers %d%s", target->authority,
+                            target->path, status,
+                            status == 503 ? ": no model is loaded, one failed to load, or it is "
+                                            "draining"
+                                          : "");
 }
 
 enum engine_code server_probe(const char *url, struct engine_error *err)

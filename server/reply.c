@@ -9,6 +9,8 @@
 
 #include "api/error_body.h"
 #include "engine/engine.h"
+#include "server/options.h"
+#include "server/origin.h"
 #include "server/shutdown.h"
 
 enum {
@@ -157,12 +159,38 @@ static void add_type(struct MHD_Response *response, const struct server_reply *r
     MHD_add_response_header(response, "Content-Type", type != NULL ? type : "application/json");
 }
 
+/* What a browser asks before it shows an answer to a page of another origin. Caches are told on
+ * every answer, also on those without Origin. */
+static void add_cors(struct MHD_Response *response, const struct server_request *request)
+{
+    const struct server_options *options = request->service->options;
+    const char *origin = request->framing.origin;
+    if (options->cors_origins.count == 0)
+        return;
+    MHD_add_response_header(response, "Vary", "Origin");
+    if (!server_origin_is_granted(options, origin))
+        return;
+    MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
+    MHD_add_response_header(response, "Access-Control-Expose-Headers",
+                            "Inference-Header-Content-Length, X-Request-Id, Server-Timing, "
+                            "Retry-After, Allow");
+    if (!request->match.options)
+        return;
+    MHD_add_response_header(response, "Access-Control-Allow-Methods", request->match.allow);
+    MHD_add_response_header(response, "Access-Control-Allow-Headers",
+                            "Accept, Authorization, Content-Encoding, Content-Type, "
+                            "Inference-Header-Content-Length, X-Request-Id");
+    MHD_add_response_header(response, "Access-Control-Allow-Private-Network", "true");
+    MHD_add_response_header(response, "Access-Control-Max-Age", "600");
+}
+
 static void add_headers(struct MHD_Response *response, const struct server_request *request)
 {
     const struct server_reply *reply = &request->reply;
     char text[128];
     MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
     MHD_add_response_header(response, "X-Request-Id", request->id);
+    add_cors(response, request);
     if (reply->allow != NULL)
         MHD_add_response_header(response, "Allow", reply->allow);
     if (reply->accept_encoding)

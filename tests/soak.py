@@ -62,7 +62,7 @@ class Soak:
     def vanish(self, _, draw):
         body, headers = oip(golden("tails_over_128").inputs, binary=True)
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = f"POST /v2/models/tails_over_128/infer HTTP/1.1\r\nHost: x\r\n{lines}"
+        head = f"POST /v2/models/tails_over_128/infer HTTP/1.1\r\nHost: localhost\r\n{lines}"
         whole = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
         with socket.create_connection(("127.0.0.1", self.daemon.port), timeout=30) as gone:
             gone.sendall(whole[: draw.randrange(len(whole) + 1)])

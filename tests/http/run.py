@@ -20,7 +20,7 @@ sys.dont_write_bytecode = True
 from attnd import Daemon  # noqa: E402: the path comes first
 
 # The order in which a failure says most: first what all others rest upon.
-SUITES = ["golden", "routes", "oip", "tfserving", "recorded", "bad_input", "framing",
+SUITES = ["golden", "routes", "oip", "tfserving", "recorded", "bad_input", "framing", "origin",
           "models", "hostile", "same_bits", "concurrency", "start", "readme"]
 
 

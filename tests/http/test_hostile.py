@@ -29,7 +29,7 @@ def _request(name=NAME, inputs=None, path=None):
     """Head and body of a binary inference request."""
     body, headers = oip(inputs or golden(name).inputs, binary=True)
     lines = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
-    head = f"POST {path or f'/v2/models/{name}/infer'} HTTP/1.1\r\nHost: x\r\n{lines}"
+    head = f"POST {path or f'/v2/models/{name}/infer'} HTTP/1.1\r\nHost: localhost\r\n{lines}"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode(), body
 
 
@@ -65,7 +65,7 @@ def _dawdle(daemon, data):
 
 
 def test_a_body_that_comes_too_slowly_is_told_408(daemon):
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
     got = _dawdle(daemon, head.encode() + b"{")
     assert b" 408 " in got[:20], got[:200]
     _still_serves(daemon)
@@ -230,7 +230,7 @@ test_hostile_bodies_cost_no_more_than_twice_the_cap.not_core = True
 def test_a_gigabyte_that_is_announced_is_neither_read_nor_allocated(daemon):
     def work():
         with _connect(daemon) as connection:
-            head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {1 << 30}\r\n\r\n"
+            head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {1 << 30}\r\n\r\n"
             connection.sendall(head.encode())
             sent = 0
             try:
@@ -262,7 +262,7 @@ def test_a_body_of_exactly_the_cap_is_served_and_one_byte_more_is_not():
                 reply = daemon.post(PATH, body)
                 assert reply.status == 200, reply.body[:200]
             else:
-                head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+                head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
                 got = daemon.raw(head.encode())  # refused by its head alone
                 assert got.startswith(b"HTTP/1.1 413"), got[:100]
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import time
 
@@ -24,7 +25,7 @@ def test_bad_options_are_errors_that_name_them():
         (["--listen", "nowhere"], "listen"), (["--listen", "127.0.0.1:99999"], "99999"),
         (["--log-level", "loud"], "log-level"), (["--models"], "models"), (["word"], "word"),
         (["--models", "/nonexistent", "--listen", "127.0.0.1:0"], "/nonexistent"),
-        (["--model", "nodirectory"], "model"),
+        (["--model", "nodirectory", "--listen", "127.0.0.1:0"], "model"),
     ]:
         done = _run(*options)
         assert done.returncode not in (0, -6, -11), f"{options}: {done.returncode}"
@@ -95,3 +96,28 @@ def test_the_log_has_one_line_a_request_with_its_id():
         lines = [line for line in daemon.log if "log-test-1" in line]
         assert len(lines) == 1 and "404" in lines[0], daemon.log[-5:]
         assert not any(line.startswith("FORGED") for line in daemon.log)
+
+
+def test_a_port_without_an_address_is_one_of_the_loopback():
+    for text, host in [("0", "127.0.0.1"), (":0", "127.0.0.1"), ("0.0.0.0:0", "0.0.0.0"),
+                       ("localhost:0", "127.0.0.1"), ("[::1]:0", "[::1]"), ("[::]:0", "[::]")]:
+        # The second listener is the one that is looked at: Daemon reads the first.
+        with Daemon("--listen", text, models=(BUNDLED,)) as daemon:
+            line = _line(daemon, lambda found: len(found) == 2, r"ready on http://(.*):\d+")
+            allowed = {host, "[::1]"} if text.startswith("localhost") else {host}
+            assert line[1] in allowed, f"--listen {text} is on {line[1]}"
+    for text in ("x", ":", "", ":x", "*:8080", "[]:0", "1.2.3:4:5:", "65536", "-1", "127.0.0.1",
+                 "127.0.0.1:", ":65536", "http://localhost:0"):
+        done = _run("--models", str(BUNDLED), "--listen", text)
+        assert done.returncode != 0 and "--listen" in done.stderr, f"{text!r}: {done.stderr}"
+
+
+def _line(daemon, enough, pattern):
+    """All that the pattern finds in the log, once it is enough."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        found = re.findall(pattern, "".join(daemon.log))
+        if enough(found):
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"{pattern} is not in the log: {daemon.log}")

@@ -94,6 +94,16 @@ static void a_bad_value_is_named(void **state)
         {"--log-format", "xml"},
         {"--log-level", "loud"},
         {"--allow-control=maybe", ""},
+        {"--allow-host", ""},
+        {"--allow-host", "http://a.example"},
+        {"--allow-host", "a.example:8080"},
+        {"--allow-host", "*"},
+        {"--cors-origin", "*"},
+        {"--cors-origin", "null"},
+        {"--cors-origin", "a.example"},
+        {"--cors-origin", "https://a.example/"},
+        {"--cors-origin", "https://a.example:99999"},
+        {"--cors-origin", "ftp://a.example"},
         {"--max-body", "99999999999999999999999"},
     };
     struct server_options options;
@@ -114,6 +124,21 @@ static void a_bad_variable_is_named(void **state)
     assert_int_equal(READ(&options, "--models", "d"), ENGINE_INVALID_ARGUMENT);
     assert_non_null(strstr(failure.message, "ATTND_THREADS"));
     unsetenv("ATTND_THREADS");
+}
+
+static void names_and_origins_are_lists_in_the_environment_too(void **state)
+{
+    struct server_options options;
+    (void)state;
+    setenv("ATTND_ALLOW_HOST", "a.example,B.example.", 1);
+    setenv("ATTND_CORS_ORIGIN", "https://a.example,http://[::1]:3000", 1);
+    assert_int_equal(READ(&options, "--models", "d"), ENGINE_OK);
+    assert_int_equal(options.allow_hosts.count, 2);
+    assert_int_equal(options.cors_origins.count, 2);
+    assert_string_equal(options.cors_origins.values[1], "http://[::1]:3000");
+    server_options_reset(&options);
+    unsetenv("ATTND_ALLOW_HOST");
+    unsetenv("ATTND_CORS_ORIGIN");
 }
 
 static void unknown_options_are_refused(void **state)
@@ -158,6 +183,7 @@ int main(void)
         cmocka_unit_test(a_flag_wins_over_its_variable),
         cmocka_unit_test(a_bad_value_is_named),
         cmocka_unit_test(a_bad_variable_is_named),
+        cmocka_unit_test(names_and_origins_are_lists_in_the_environment_too),
         cmocka_unit_test(unknown_options_are_refused),
         cmocka_unit_test(what_this_build_lacks_is_never_silently_accepted),
         cmocka_unit_test(actions_are_recognised),
