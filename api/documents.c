@@ -231,14 +231,16 @@ char *api_document_config(struct engine *engine, const struct api_model_view *vi
     struct engine_penalties penalties;
     engine_model_penalties(view->model, &penalties);
     return compact(json_pack(
-        "{s:s,s:s,s:s,s:{s:{s:i}},s:i,s:o,s:o,s:o,s:f,s:b,s:b,s:s,s:s,s:s,s:i,s:I}", "name",
+        "{s:s,s:s,s:s,s:{s:{s:i}},s:i,s:o,s:o,s:o,s:f,s:b,s:b,s:s,s:s,s:s,s:s,s:i,s:I}", "name",
         view->name, "platform", "attnd", "backend", "attnd", "version_policy", "latest",
         "num_versions", 1, "max_batch_size", 0, "input", config_tensors(view->model, true),
         "output", config_tensors(view->model, false), "layer", layer_document(view->model),
         "regularization_loss", penalties.regularization_loss, "kernel_constraint_satisfied",
         (int)penalties.kernel_constraint_satisfied, "bias_constraint_satisfied",
-        (int)penalties.bias_constraint_satisfied, "precision", engine_precision_name(precision),
-        "kernel", kernel_of(facts, precision), "notes", facts->notes, "threads", facts->threads,
+        (int)penalties.bias_constraint_satisfied, "precision",
+        engine_model_precision_name(view->model, precision), "precision_wished",
+        engine_precision_name(engine_model_precision_wished(view->model)), "kernel",
+        kernel_of(facts, precision), "notes", facts->notes, "threads", facts->threads,
         "weight_bytes", (json_int_t)engine_model_bytes(view->model)));
 }
 

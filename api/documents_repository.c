@@ -9,6 +9,7 @@
 
 #include "api/base64.h"
 #include "api/json_build.h"
+#include "api/json_null.h"
 #include "api/limits.h"
 
 static char *compact(json_t *document)
@@ -54,8 +55,10 @@ static enum engine_code read_object(const char *json, size_t size, json_t **ret,
     if (blanks == size)
         return ENGINE_OK;
     *ret = json_loadb(json, size, JSON_REJECT_DUPLICATES, &error);
-    if (json_is_object(*ret))
+    if (json_is_object(*ret)) {
+        api_json_null_drop(*ret);
         return ENGINE_OK;
+    }
     bool parsed = *ret != NULL;
     json_decref(*ret);
     *ret = NULL;

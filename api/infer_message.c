@@ -204,6 +204,14 @@ static size_t json_room(const struct api_decoder *decoder, const struct api_requ
     return room > LEAST_ROOM ? room : LEAST_ROOM;
 }
 
+/* Text under policy float64 keeps all its digits. */
+static enum engine_dtype untold_type(const struct api_decoder *decoder,
+                                     const struct api_request_head *head)
+{
+    bool is_wide = engine_model_config(head->model)->policy == ENGINE_POLICY_FLOAT64;
+    return decoder->protocol == API_PROTOCOL_OIP || is_wide ? ENGINE_F64 : ENGINE_F32;
+}
+
 static enum engine_code open_body(struct api_decoder *decoder, const struct api_request_head *head,
                                   enum api_coding coding, struct engine_error *err)
 {
@@ -219,8 +227,8 @@ static enum engine_code open_body(struct api_decoder *decoder, const struct api_
     decoder->body.has_tail = decoder->json_bytes != SIZE_MAX;
     return api_json_envelope_create(
         head->engine, decoder->protocol == API_PROTOCOL_OIP ? API_JSON_OIP : API_JSON_TFSERVING,
-        json_limit(decoder, head, is_known), json_room(decoder, head, is_known),
-        &decoder->body.envelope, err);
+        untold_type(decoder, head), json_limit(decoder, head, is_known),
+        json_room(decoder, head, is_known), &decoder->body.envelope, err);
 }
 
 static enum engine_code read_head(struct api_decoder *decoder, const struct api_request_head *head,
@@ -455,15 +463,14 @@ void api_writer_bytes(struct api_writer *writer, enum engine_output output)
     own_buffer(writer, &writer->outputs[output]);
 }
 
-void api_writer_numbers(struct api_writer *writer, const struct engine_tensor *tensor, bool nested,
-                        bool whole_point)
+void api_writer_numbers(struct api_writer *writer, const struct engine_tensor *tensor,
+                        const struct api_json_numbers_style *style)
 {
     struct api_json_text text = {.count = 0};
     if (writer->code != ENGINE_OK)
         return;
     api_writer_flush(writer);
-    fail(writer,
-         api_json_numbers_write(writer->engine, tensor, nested, whole_point, &text, writer->err));
+    fail(writer, api_json_numbers_write(writer->engine, tensor, style, &text, writer->err));
     for (int i = 0; i < text.count; i++) {
         add_part(writer, text.buffers[i].data, text.lengths[i]);
         own_buffer(writer, &text.buffers[i]);
@@ -513,7 +520,13 @@ enum engine_code api_infer_encode(struct engine *engine, const struct api_infer_
                                   struct api_reply *ret, struct engine_error *err)
 {
     const struct api_request_state *state = request->state;
-    struct api_reply reply = {.content_type = "application/json", .header_content_length = -1};
+    struct api_reply reply = {
+        .content_type = "application/json",
+        .header_content_length = -1,
+        .precision = engine_model_precision_name(state->model, facts->precision),
+        .has_seed = request->call.training,
+        .seed = request->call.seed,
+    };
     struct api_writer writer = {
         .engine = engine, .reply = &reply, .facts = facts, .outputs = outputs, .err = err};
     size_t id_bytes = state->id != NULL ? 6 * strlen(state->id) : 0;

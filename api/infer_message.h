@@ -88,6 +88,9 @@ struct api_reply {
     const char *content_type;      /* static text */
     const char *content_encoding;  /* static text; NULL: identity */
     int64_t header_content_length; /* of the JSON before binary tensors; -1: no such header */
+    const char *precision;         /* static text: what the call was computed in */
+    bool has_seed;                 /* dropout was drawn from this seed */
+    uint64_t seed;
     struct iovec parts[API_REPLY_PARTS];
     int parts_count;
     size_t bytes; /* sum of the parts */

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "api/json_null.h"
+
 enum { KEY_BYTES = 32, MARK_BYTES = 24, FIELD_BYTES = 96 };
 
 enum state {
@@ -30,6 +32,7 @@ struct level {
 struct api_json_envelope {
     struct engine *engine;
     enum api_json_style style;
+    enum engine_dtype untold;
     size_t limit, room;
     char mark[MARK_BYTES]; /* begins each placeholder */
     char *text;
@@ -76,8 +79,8 @@ static enum engine_code keep_placeholder(struct api_json_envelope *e, struct eng
 }
 
 enum engine_code api_json_envelope_create(struct engine *engine, enum api_json_style style,
-                                          size_t limit, size_t room, struct api_json_envelope **ret,
-                                          struct engine_error *err)
+                                          enum engine_dtype untold, size_t limit, size_t room,
+                                          struct api_json_envelope **ret, struct engine_error *err)
 {
     struct api_json_envelope *e = calloc(1, sizeof *e);
     uint64_t random = 0;
@@ -89,6 +92,7 @@ enum engine_code api_json_envelope_create(struct engine *engine, enum api_json_s
     }
     e->engine = engine;
     e->style = style;
+    e->untold = untold;
     e->limit = limit;
     e->room = room;
     snprintf(e->mark, sizeof e->mark, "%016llx:", (unsigned long long)random);
@@ -151,11 +155,9 @@ static void name_field(struct api_json_envelope *e)
     }
 }
 
-/* How an array of this datatype is stored. Not known yet: as float64, converted later. */
+/* How an array is stored whose datatype was told. */
 static enum engine_dtype stored_as(const struct level *level)
 {
-    if (!level->has_dtype)
-        return ENGINE_F64;
     return level->dtype == ENGINE_F16 || level->dtype == ENGINE_BF16 ? ENGINE_F32 : level->dtype;
 }
 
@@ -204,7 +206,7 @@ static enum engine_code room_for_value(struct api_json_envelope *e, struct engin
 
 static enum engine_code begin_numbers(struct api_json_envelope *e, struct engine_error *err)
 {
-    bool oip = e->style == API_JSON_OIP;
+    bool oip = e->style == API_JSON_OIP, is_told = oip && top(e)->has_dtype;
     size_t expected = oip ? told_by_shape(e, top(e)) : SIZE_MAX;
     ENGINE_TRY(room_for_value(e, err));
     name_field(e);
@@ -215,8 +217,8 @@ static enum engine_code begin_numbers(struct api_json_envelope *e, struct engine
                                 "%zu bytes can hold",
                                 e->field, expected, e->limit);
     e->state = IN_NUMBERS;
-    return api_json_numbers_begin(&e->numbers, e->engine, oip ? stored_as(top(e)) : ENGINE_F32,
-                                  expected, api_json_envelope_room(e), err);
+    return api_json_numbers_begin(&e->numbers, e->engine, is_told ? stored_as(top(e)) : e->untold,
+                                  is_told, expected, api_json_envelope_room(e), err);
 }
 
 static enum engine_code end_numbers(struct api_json_envelope *e, struct engine_error *err)
@@ -230,6 +232,7 @@ static enum engine_code end_numbers(struct api_json_envelope *e, struct engine_e
     *value = (struct api_json_value){.dtype = numbers->dtype,
                                      .buffer = numbers->buffer,
                                      .count = numbers->count,
+                                     .truths = numbers->truths,
                                      .rank = numbers->rank,
                                      .regular = numbers->regular};
     memcpy(value->shape, numbers->lengths, sizeof value->shape);
@@ -434,7 +437,7 @@ static enum engine_code walk_text(struct api_json_envelope *e, const char **at,
     }
 }
 
-/* After "[": objects and strings belong to the envelope, all else is an array of numbers. */
+/* After "[": objects belong to the envelope, all else is an array of numbers. */
 static enum engine_code walk_pending(struct api_json_envelope *e, const char **at,
                                      struct engine_error *err)
 {
@@ -443,7 +446,7 @@ static enum engine_code walk_pending(struct api_json_envelope *e, const char **a
         return ENGINE_OK;
     }
     e->state = IN_TEXT;
-    if (e->style == API_JSON_TFSERVING && (**at == '{' || **at == '"'))
+    if (e->style == API_JSON_TFSERVING && **at == '{')
         return open_level(e, '[', err);
     return begin_numbers(e, err);
 }
@@ -503,6 +506,7 @@ enum engine_code api_json_envelope_finish(struct api_json_envelope *e, json_t **
                                 "%.120s",
                                 error.position, error.text);
     }
+    api_json_null_drop(root);
     *ret = root;
     return ENGINE_OK;
 }

@@ -24,7 +24,8 @@ struct api_json_value {
     enum engine_dtype dtype; /* what the numbers are stored as */
     struct engine_buffer buffer;
     size_t count;
-    int rank; /* of the nesting */
+    size_t truths; /* how many of them are true or false, where the request told no datatype */
+    int rank;      /* of the nesting */
     bool regular;
     int64_t shape[API_MAX_RANK];
 };
@@ -36,16 +37,19 @@ enum api_json_style {
 
 struct api_json_envelope;
 
-/* limit: bytes the JSON can have. room: bytes of buffers that its values may take together, while
- * they grow too. Errors: OUT_OF_MEMORY. */
+/* untold: how numbers are stored while the request has not told their datatype, F32 or F64. limit:
+ * bytes the JSON can have. room: bytes of buffers that its values may take together, while they
+ * grow too. Errors: OUT_OF_MEMORY. */
 ENGINE_MUST_CHECK enum engine_code
-api_json_envelope_create(struct engine *engine, enum api_json_style style, size_t limit,
-                         size_t room, struct api_json_envelope **ret, struct engine_error *err);
+api_json_envelope_create(struct engine *engine, enum api_json_style style, enum engine_dtype untold,
+                         size_t limit, size_t room, struct api_json_envelope **ret,
+                         struct engine_error *err);
 /* Errors: INVALID_ARGUMENT, TOO_LARGE, and memory. */
 ENGINE_MUST_CHECK enum engine_code api_json_envelope_feed(struct api_json_envelope *envelope,
                                                           const char *bytes, size_t size,
                                                           struct engine_error *err);
-/* Parses what is left; the caller owns *ret. Duplicate keys are refused. */
+/* Parses what is left; the caller owns *ret. Duplicate keys are refused, members that are null are
+ * left out. */
 ENGINE_MUST_CHECK enum engine_code api_json_envelope_finish(struct api_json_envelope *envelope,
                                                             json_t **ret, struct engine_error *err);
 /* The value that a placeholder stands for; NULL: it is none. The caller may take its buffer. */

@@ -1,6 +1,7 @@
 /* json_numbers.c - see json_numbers.h. */
 #include "api/json_numbers.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { FIRST_BYTES = 4096 }; /* the smallest buffer there is: bodies may hold thousands of arrays */
@@ -78,15 +79,36 @@ static const char *read_truth(const char *text, const char *end, int64_t *ret)
     return NULL;
 }
 
-static const char *read_truth_as_float(struct api_json_numbers *numbers, const char *text,
-                                       const char *end)
+/* "NaN", "Infinity" and "-Infinity" as texts, from clients whose JSON has no other way. */
+static const char *read_quoted(const char *text, const char *end, double *ret)
+{
+    const char *word = text + 1, *letter = word < end && *word == '-' ? word + 1 : word;
+    if (letter >= end || (*letter != 'N' && *letter != 'I'))
+        return NULL;
+    const char *stop = api_number_text_read_f64(word, end, ret);
+    return stop != NULL && stop < end && *stop == '"' ? stop + 1 : NULL;
+}
+
+/* A value of a floating-point type that is no plain number. */
+static const char *read_word(struct api_json_numbers *numbers, const char *text, const char *end)
 {
     int64_t truth = 0;
-    const char *stop = read_truth(text, end, &truth);
+    double value = 0;
+    const char *stop = NULL;
+    if (*text == '"') {
+        stop = read_quoted(text, end, &value);
+    } else if (!numbers->is_told) {
+        stop = read_truth(text, end, &truth);
+        value = (double)truth;
+        if (stop != NULL && (numbers->truths == 0 || numbers->last_truth != numbers->count + 1)) {
+            numbers->truths++;
+            numbers->last_truth = numbers->count + 1;
+        }
+    }
     if (stop != NULL && numbers->dtype == ENGINE_F32)
-        ((float *)numbers->buffer.data)[numbers->count] = (float)truth;
+        ((float *)numbers->buffer.data)[numbers->count] = (float)value;
     else if (stop != NULL)
-        ((double *)numbers->buffer.data)[numbers->count] = (double)truth;
+        ((double *)numbers->buffer.data)[numbers->count] = value;
     return stop;
 }
 
@@ -97,11 +119,11 @@ static const char *read_value(struct api_json_numbers *numbers, const char *text
     int64_t integer = 0;
     if (numbers->dtype == ENGINE_F32) {
         stop = api_number_text_read_f32(text, end, (float *)numbers->buffer.data + numbers->count);
-        return stop != NULL ? stop : read_truth_as_float(numbers, text, end);
+        return stop != NULL ? stop : read_word(numbers, text, end);
     }
     if (numbers->dtype == ENGINE_F64) {
         stop = api_number_text_read_f64(text, end, (double *)numbers->buffer.data + numbers->count);
-        return stop != NULL ? stop : read_truth_as_float(numbers, text, end);
+        return stop != NULL ? stop : read_word(numbers, text, end);
     }
     if (numbers->dtype == ENGINE_U64)
         return api_number_text_read_u64(text, end,
@@ -116,12 +138,14 @@ static const char *read_value(struct api_json_numbers *numbers, const char *text
 /* ---- scanning --------------------------------------------------------------------------- */
 
 enum engine_code api_json_numbers_begin(struct api_json_numbers *numbers, struct engine *engine,
-                                        enum engine_dtype dtype, size_t expected, size_t room,
-                                        struct engine_error *err)
+                                        enum engine_dtype dtype, bool is_told, size_t expected,
+                                        size_t room, struct engine_error *err)
 {
     size_t bytes = 0;
     numbers->engine = engine;
     numbers->dtype = dtype;
+    numbers->is_told = is_told;
+    numbers->truths = numbers->last_truth = 0;
     numbers->buffer = (struct engine_buffer){NULL, 0};
     numbers->count = 0;
     numbers->capacity = 0;
@@ -361,8 +385,8 @@ enum { PIECE_ELEMENTS = 2048, PIECES = 4, ELEMENT_BYTES = 18, WIDE_ELEMENT_BYTES
 
 struct writing {
     const struct engine_tensor *tensor;
+    const struct api_json_numbers_style *style;
     struct api_json_text *text;
-    bool nested, whole_point;
     size_t count;
     size_t starts[PIECES + 1];
 };
@@ -387,15 +411,40 @@ static char *write_brackets(const struct engine_tensor *t, size_t i, char *at)
     return at;
 }
 
+static size_t write_non_finite(double value, enum api_non_finite as, char *at)
+{
+    if (as == API_NON_FINITE_NULL) {
+        memcpy(at, "null", 4);
+        return 4;
+    }
+    size_t length = api_number_text_write_f64(value, false, at + 1);
+    at[0] = at[length + 1] = '"';
+    return length + 2;
+}
+
+static size_t write_float(const struct writing *w, float value, char *at)
+{
+    if (w->style->non_finite != API_NON_FINITE_LITERAL && !isfinite(value))
+        return write_non_finite((double)value, w->style->non_finite, at);
+    return api_number_text_write_f32(value, w->style->whole_point, at);
+}
+
+static size_t write_double(const struct writing *w, double value, char *at)
+{
+    if (w->style->non_finite != API_NON_FINITE_LITERAL && !isfinite(value))
+        return write_non_finite(value, w->style->non_finite, at);
+    return api_number_text_write_f64(value, w->style->whole_point, at);
+}
+
 static size_t write_element(const struct writing *w, size_t i, char *at)
 {
     const struct engine_tensor *t = w->tensor;
     if (t->dtype == ENGINE_F32)
-        return api_number_text_write_f32(((const float *)t->data)[i], w->whole_point, at);
+        return write_float(w, ((const float *)t->data)[i], at);
     if (t->dtype == ENGINE_F16 || t->dtype == ENGINE_BF16)
-        return api_number_text_write_f32((float)engine_tensor_get(t, i), w->whole_point, at);
+        return write_float(w, (float)engine_tensor_get(t, i), at);
     if (t->dtype == ENGINE_F64)
-        return api_number_text_write_f64(((const double *)t->data)[i], w->whole_point, at);
+        return write_double(w, ((const double *)t->data)[i], at);
     /* Integers below 2^53: outputs have none that are wider than INT32. */
     return api_number_text_write_i64((int64_t)engine_tensor_get(t, i), at);
 }
@@ -405,13 +454,14 @@ static void write_piece(void *argument, int piece)
     struct writing *w = argument;
     char *at = w->text->buffers[piece].data;
     for (size_t i = w->starts[piece]; i < w->starts[piece + 1]; i++) {
-        if (w->nested)
+        if (w->style->nested)
             at = write_brackets(w->tensor, i, at);
         else if (i > 0)
             *at++ = ',';
         at += write_element(w, i, at);
     }
-    for (int d = 0; w->nested && w->starts[piece + 1] == w->count && d < w->tensor->rank; d++)
+    for (int d = 0; w->style->nested && w->starts[piece + 1] == w->count && d < w->tensor->rank;
+         d++)
         *at++ = ']';
     w->text->lengths[piece] = (size_t)(at - (char *)w->text->buffers[piece].data);
 }
@@ -450,11 +500,11 @@ static enum engine_code write_nothing(struct engine *engine, const struct engine
 }
 
 enum engine_code api_json_numbers_write(struct engine *engine, const struct engine_tensor *tensor,
-                                        bool nested, bool whole_point, struct api_json_text *ret,
-                                        struct engine_error *err)
+                                        const struct api_json_numbers_style *style,
+                                        struct api_json_text *ret, struct engine_error *err)
 {
-    struct writing w = {
-        .tensor = tensor, .text = ret, .nested = nested, .whole_point = whole_point};
+    struct writing w = {.tensor = tensor, .style = style, .text = ret};
+    bool nested = style->nested;
     bool wide = engine_tensor_element_bytes(tensor->dtype) == 8;
     size_t element = (size_t)(wide ? WIDE_ELEMENT_BYTES : ELEMENT_BYTES);
     memset(ret, 0, sizeof *ret);

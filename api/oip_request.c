@@ -97,7 +97,7 @@ static enum engine_code read_parameter(struct item *item, const char *name, cons
                                 "inputs[%zu].parameters.handle is given; scores are not stored by "
                                 "this server",
                                 item->index);
-    if (json_is_object(value) || json_is_array(value) || json_is_null(value))
+    if (json_is_object(value) || json_is_array(value))
         return refuse(item, "parameters", "must hold texts, booleans and numbers", err);
     return ENGINE_OK;
 }
@@ -107,7 +107,7 @@ static enum engine_code read_parameters(json_t *value, struct item *item, struct
     json_t *parameters = json_object_get(value, "parameters");
     const char *name;
     json_t *member;
-    if (parameters == NULL || json_is_null(parameters))
+    if (parameters == NULL)
         return ENGINE_OK;
     if (!json_is_object(parameters) || json_object_size(parameters) > API_MAX_PARAMETERS)
         return refuse(item, "parameters", "must be an object of at most 64 members", err);
@@ -154,11 +154,49 @@ static enum engine_code fit_numbers(const struct item *item, struct api_json_val
 {
     enum engine_dtype dtype = item->tensor.dtype;
     bool half = dtype == ENGINE_F16 || dtype == ENGINE_BF16;
+    if (value->truths > 0 && dtype != ENGINE_BOOL)
+        return refuse(item, "data", "holds true or false; only a BOOL tensor may", err);
     if (value->dtype == ENGINE_F64 && dtype != ENGINE_F64 && !convert(value, dtype))
         return refuse(item, "data", "holds a number that does not fit its datatype", err);
     if (half)
         engine_tensor_from_f32(dtype, value->buffer.data, value->buffer.data, value->count);
     return ENGINE_OK;
+}
+
+/* Row-major data may be flat or nested: each level's lists are as long as the product of one or
+ * more consecutive dimensions. Any other nesting, a transposed one above all, is another tensor. */
+static bool fits_nesting(const struct api_json_value *value, const struct engine_tensor *tensor)
+{
+    int d = 0;
+    for (int level = 0; level < value->rank; level++) {
+        int64_t product = 1;
+        if (d == tensor->rank)
+            return tensor->rank == 0 && value->count == 1 && value->rank == 1;
+        do
+            product *= tensor->shape[d++];
+        while (product != value->shape[level] && d < tensor->rank);
+        if (product != value->shape[level])
+            return false;
+    }
+    while (d < tensor->rank && tensor->shape[d] == 1)
+        d++;
+    return d == tensor->rank;
+}
+
+static enum engine_code refuse_nesting(const struct item *item, const struct api_json_value *value,
+                                       struct engine_error *err)
+{
+    char is[64] = "irregular", wanted[64], rule[240];
+    struct engine_tensor nesting = {.rank = value->rank};
+    memcpy(nesting.shape, value->shape, sizeof nesting.shape);
+    if (value->regular)
+        engine_tensor_shape_text(&nesting, is, sizeof is);
+    snprintf(rule, sizeof rule,
+             "is nested %s%s, its shape is %s: flat, or lists whose lengths are products of "
+             "consecutive dimensions are expected",
+             value->regular ? "as " : "", is,
+             engine_tensor_shape_text(&item->tensor, wanted, sizeof wanted));
+    return refuse(item, "data", rule, err);
 }
 
 static enum engine_code read_numbers(struct reading *r, struct item *item,
@@ -171,6 +209,8 @@ static enum engine_code read_numbers(struct reading *r, struct item *item,
         snprintf(rule, sizeof rule, "has %zu elements, its shape tells %zu", value->count, count);
         return refuse(item, "data", rule, err);
     }
+    if (count > 0 && !(value->regular && fits_nesting(value, &item->tensor)))
+        return refuse_nesting(item, value, err);
     ENGINE_TRY(fit_numbers(item, value, err));
     size_t bytes = count * engine_tensor_element_bytes(item->tensor.dtype);
     ENGINE_TRY(api_state_view(r->state, &item->tensor, value->buffer.data, bytes, err));
@@ -242,8 +282,6 @@ static enum engine_code read_item(struct reading *r, json_t *value, size_t index
     ENGINE_TRY(read_shape(value, &item, err));
     ENGINE_TRY(read_parameters(value, &item, err));
     item.data = json_object_get(value, "data");
-    if (json_is_null(item.data)) /* clients that write all members of a type do so */
-        item.data = NULL;
     if (item.data != NULL && item.has_size)
         return refuse(&item, "data", "and parameters.binary_data_size are both given", err);
     if (item.data == NULL && !item.has_size && !r->body->has_tail)
@@ -284,7 +322,7 @@ static enum engine_code read_output(struct api_request_state *state, json_t *val
                                 index);
     ENGINE_TRY(api_parameters_want(state, wanted, &output, err));
     state->binary[output] = state->binary_default;
-    if (parameters == NULL || json_is_null(parameters))
+    if (parameters == NULL)
         return ENGINE_OK;
     if (!json_is_object(parameters) || json_object_size(parameters) > API_MAX_PARAMETERS)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
@@ -299,7 +337,7 @@ static enum engine_code read_outputs(struct api_request_state *state, json_t *ro
                                      struct engine_error *err)
 {
     json_t *outputs = json_object_get(root, "outputs");
-    if (outputs == NULL || json_is_null(outputs))
+    if (outputs == NULL)
         return ENGINE_OK;
     if (!json_is_array(outputs) || json_array_size(outputs) > API_MAX_OUTPUTS)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
@@ -314,7 +352,7 @@ static enum engine_code read_id(struct api_request_state *state, json_t *root,
                                 struct engine_error *err)
 {
     json_t *id = json_object_get(root, "id");
-    if (id == NULL || json_is_null(id))
+    if (id == NULL)
         return ENGINE_OK;
     if (!json_is_string(id) || json_string_length(id) > API_MAX_ID_BYTES)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,

@@ -15,11 +15,16 @@ static void write_head(struct api_writer *writer, const struct api_request_state
     api_writer_string(writer, state->model_name);
     api_writer_text(writer, ",\"model_version\":");
     api_writer_string(writer, state->model_version);
-    api_writer_text(writer, ",\"outputs\":[");
+    api_writer_text(writer, ",\"parameters\":{\"precision\":\"%s\"", writer->reply->precision);
+    if (writer->reply->has_seed)
+        api_writer_text(writer, ",\"seed\":%llu", (unsigned long long)writer->reply->seed);
+    api_writer_text(writer, "},\"outputs\":[");
 }
 
-static void write_output(struct api_writer *writer, enum engine_output output, bool binary)
+static void write_output(struct api_writer *writer, const struct api_request_state *state,
+                         enum engine_output output)
 {
+    const struct api_json_numbers_style style = {.non_finite = state->non_finite};
     const struct engine_tensor *tensor = &writer->facts->outputs[output];
     struct engine_tensor filled = *tensor;
     char shape[256];
@@ -27,13 +32,13 @@ static void write_output(struct api_writer *writer, enum engine_output output, b
     api_writer_text(writer, "{\"name\":\"%s\",\"datatype\":\"%s\",\"shape\":%s,",
                     engine_output_name(output), engine_tensor_dtype_name(tensor->dtype),
                     engine_tensor_shape_text(tensor, shape, sizeof shape));
-    if (binary) {
+    if (state->binary[output]) {
         api_writer_text(writer, "\"parameters\":{\"binary_data_size\":%zu}}",
                         writer->facts->output_bytes[output]);
         return;
     }
     api_writer_text(writer, "\"data\":[");
-    api_writer_numbers(writer, &filled, false, false);
+    api_writer_numbers(writer, &filled, &style);
     api_writer_text(writer, "]}");
 }
 
@@ -48,7 +53,7 @@ void api_oip_response_write(struct api_writer *writer, const struct api_request_
             continue;
         api_writer_text(writer, first ? "" : ",");
         first = false;
-        write_output(writer, (enum engine_output)i, state->binary[i]);
+        write_output(writer, state, (enum engine_output)i);
         binary_bytes += state->binary[i] ? writer->facts->output_bytes[i] : 0;
     }
     api_writer_text(writer, "]}");

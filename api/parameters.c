@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "api/protocol.h"
 
@@ -116,7 +117,7 @@ static enum engine_code check_custom(const char *name, const json_t *value,
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "parameter %.64s begins with triton_, which is reserved", name);
     ENGINE_TRY(refuse_elsewhere(name, err));
-    if (json_is_object(value) || json_is_array(value) || json_is_null(value))
+    if (json_is_object(value) || json_is_array(value))
         return refuse(name, "a string, a boolean or a number", err);
     return ENGINE_OK;
 }
@@ -130,6 +131,28 @@ static enum engine_code read_precision(const json_t *value, enum engine_precisio
     if (text == NULL || !engine_precision_from_name(text, ret))
         return refuse("precision", "f32, x3 or bf16", err);
     return ENGINE_OK;
+}
+
+static enum engine_code read_non_finite(const json_t *value, enum api_non_finite *ret,
+                                        struct engine_error *err)
+{
+    static const char *const names[] = {[API_NON_FINITE_LITERAL] = "literal",
+                                        [API_NON_FINITE_NULL] = "null",
+                                        [API_NON_FINITE_STRING] = "string"};
+    const char *text = json_string_value(value);
+    for (int i = 0; i < 3; i++)
+        if (text != NULL && strcmp(text, names[i]) == 0) {
+            *ret = (enum api_non_finite)i;
+            return ENGINE_OK;
+        }
+    return refuse("non_finite", "literal, null or string", err);
+}
+
+static enum engine_code read_seed(struct api_request_state *state, const json_t *value,
+                                  struct engine_error *err)
+{
+    state->has_seed = true;
+    return read_count("seed", value, &state->request.call.seed, err);
 }
 
 enum engine_code api_parameters_request(struct api_request_state *state, const char *name,
@@ -149,7 +172,9 @@ enum engine_code api_parameters_request(struct api_request_state *state, const c
     if (strcmp(name, "training") == 0)
         return read_bool(name, value, &request->call.training, err);
     if (strcmp(name, "seed") == 0)
-        return read_count(name, value, &request->call.seed, err);
+        return read_seed(state, value, err);
+    if (strcmp(name, "non_finite") == 0)
+        return read_non_finite(value, &state->non_finite, err);
     if (strcmp(name, "precision") == 0)
         return read_precision(value, &request->call.precision, err);
     if (strcmp(name, "return_attention_scores") == 0) {
@@ -164,7 +189,7 @@ enum engine_code api_parameters_request_all(struct api_request_state *state, jso
 {
     const char *name;
     json_t *value;
-    if (parameters == NULL || json_is_null(parameters))
+    if (parameters == NULL)
         return ENGINE_OK;
     if (!json_is_object(parameters) || json_object_size(parameters) > API_MAX_PARAMETERS)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
@@ -176,6 +201,18 @@ enum engine_code api_parameters_request_all(struct api_request_state *state, jso
 }
 
 /* ---- of an output ----------------------------------------------------------------------- */
+
+/* The plan knows the number of keys and says the same of one that is larger. */
+static enum engine_code read_top_k(const json_t *value, int64_t *ret, struct engine_error *err)
+{
+    static const char rule[] = "an integer from 1 to the number of keys";
+    struct engine_error cause = {0};
+    uint64_t count = 0;
+    if (read_count("top_k", value, &count, &cause) != ENGINE_OK || count < 1)
+        return refuse("top_k", rule, err);
+    *ret = count < INT64_MAX ? (int64_t)count : INT64_MAX;
+    return ENGINE_OK;
+}
 
 enum engine_code api_parameters_output(struct api_request_state *state, enum engine_output output,
                                        const char *name, const json_t *value,
@@ -198,12 +235,7 @@ enum engine_code api_parameters_output(struct api_request_state *state, enum eng
         return read_selection(name, value, &call->heads, err);
     if (strcmp(name, "query_rows") == 0)
         return read_selection(name, value, &call->query_rows, err);
-    uint64_t count = 0;
-    ENGINE_TRY(read_count(name, value, &count, err));
-    if (count < 1 || count > INT32_MAX)
-        return refuse(name, "an integer of at least 1", err);
-    call->top_k = (int64_t)count;
-    return ENGINE_OK;
+    return read_top_k(value, &call->top_k, err);
 }
 
 enum engine_code api_parameters_want(struct api_request_state *state, const char *name,
@@ -226,9 +258,20 @@ enum engine_code api_parameters_want(struct api_request_state *state, const char
                             name);
 }
 
+/* Below 2^53, so that a client whose numbers are all double can send it back. */
+static enum engine_code draw_seed(struct engine_call *call, struct engine_error *err)
+{
+    if (getrandom(&call->seed, sizeof call->seed, 0) != (ssize_t)sizeof call->seed)
+        return engine_error_set(err, ENGINE_INTERNAL, "the system gives no random numbers");
+    call->seed >>= 11;
+    return ENGINE_OK;
+}
+
 enum engine_code api_parameters_settle(struct api_request_state *state, struct engine_error *err)
 {
     struct engine_call *call = &state->request.call;
+    if (call->training && !state->has_seed)
+        ENGINE_TRY(draw_seed(call, err));
     if (!state->outputs_listed) {
         call->wanted[ENGINE_ATTENTION_OUTPUT] =
             !state->defaults.has_outputs || state->defaults.outputs[ENGINE_ATTENTION_OUTPUT];

@@ -35,6 +35,8 @@ struct api_request_state {
     bool binary[ENGINE_OUTPUT_COUNT];
     bool binary_default; /* binary_data_output */
     bool has_scores_parameter, scores_parameter;
+    bool has_seed;
+    enum api_non_finite non_finite;                  /* NaN and infinities in a JSON answer */
     struct engine_buffer buffers[API_STATE_BUFFERS]; /* hold the inputs */
     int buffers_count;
 };
@@ -58,8 +60,8 @@ ENGINE_MUST_CHECK enum engine_code api_parameters_request_all(struct api_request
 ENGINE_MUST_CHECK enum engine_code api_parameters_want(struct api_request_state *state,
                                                        const char *name, enum engine_output *ret,
                                                        struct engine_error *err);
-/* After all parameters: what is wanted when nothing was listed, and what follows from top_k.
- * Errors: INVALID_ARGUMENT (nothing is left). */
+/* After all parameters: what is wanted when nothing was listed, what follows from top_k, and a seed
+ * for training without one. Errors: INVALID_ARGUMENT (nothing is left), INTERNAL. */
 ENGINE_MUST_CHECK enum engine_code api_parameters_settle(struct api_request_state *state,
                                                          struct engine_error *err);
 
@@ -120,8 +122,8 @@ void api_writer_flush(struct api_writer *writer);
 /* An output's bytes as they lie: no copy. */
 void api_writer_bytes(struct api_writer *writer, enum engine_output output);
 /* A tensor as number text. */
-void api_writer_numbers(struct api_writer *writer, const struct engine_tensor *tensor, bool nested,
-                        bool whole_point);
+void api_writer_numbers(struct api_writer *writer, const struct engine_tensor *tensor,
+                        const struct api_json_numbers_style *style);
 
 void api_oip_response_write(struct api_writer *writer, const struct api_request_state *state);
 void api_tfserving_response_write(struct api_writer *writer, const struct api_request_state *state);

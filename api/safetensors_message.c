@@ -3,6 +3,7 @@
  * Tensors stand under the names of inputs and outputs; request parameters are texts in
  * __metadata__, and so are id, outputs ("attention_output,attention_scores") and the parameters
  * of outputs (heads, query_rows, top_k, and datatype for all of them). */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,8 +12,9 @@
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
-static const char *const request_names[] = {"timeout", "priority",  "training",
-                                            "seed",    "precision", "return_attention_scores"};
+static const char *const request_names[] = {"timeout",   "priority",  "training",
+                                            "seed",      "precision", "return_attention_scores",
+                                            "non_finite"};
 static const char *const score_names[] = {"heads", "query_rows", "top_k"};
 
 static enum engine_code read_text(struct api_request_state *state, const char *name,
@@ -114,15 +116,21 @@ void api_safetensors_message_write(struct api_writer *writer, const struct api_r
 {
     struct engine_named_tensor tensors[ENGINE_OUTPUT_COUNT];
     enum engine_output order[ENGINE_OUTPUT_COUNT];
-    const char *metadata[] = {"model_name",
-                              state->model_name,
-                              "model_version",
-                              state->model_version,
-                              state->id != NULL ? "id" : NULL,
-                              state->id,
-                              NULL};
+    char seed[24];
+    const char *metadata[11] = {"model_name",         state->model_name, "model_version",
+                                state->model_version, "precision",       writer->reply->precision};
+    int pairs = 3;
     size_t count = 0, size = 0;
     char *header = NULL;
+    snprintf(seed, sizeof seed, "%llu", (unsigned long long)writer->reply->seed);
+    if (writer->reply->has_seed) {
+        metadata[2 * pairs] = "seed";
+        metadata[2 * pairs++ + 1] = seed;
+    }
+    if (state->id != NULL) {
+        metadata[2 * pairs] = "id";
+        metadata[2 * pairs++ + 1] = state->id;
+    }
     /* By descending element size, so that every tensor lies at a multiple of it. */
     for (size_t element = 8; element >= 2; element /= 2)
         for (int i = 0; i < ENGINE_OUTPUT_COUNT; i++) {

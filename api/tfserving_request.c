@@ -3,16 +3,38 @@
  *     {"signature_name": S, "instances": [row, ...]}    rows: values of query, or objects
  *     {"signature_name": S, "inputs": value | {name: value, ...}}
  *
- * Shapes follow from the nesting, which must be regular. Numbers are float32; true and false are
- * 1 and 0. Signatures: serving_default (attention_output), with_scores (both outputs). */
+ * Shapes follow from the nesting, which must be regular. Numbers are float32, float64 for a model
+ * of that policy; a mask may be true and false throughout. Signatures: serving_default
+ * (attention_output), with_scores (both outputs). */
 #include <string.h>
 
 #include "api/protocol.h"
+
+/* A mask may be all true and false. */
+static enum engine_code check_truths(const struct api_json_value *value, const char *name,
+                                     struct engine_error *err)
+{
+    if (value->truths == 0)
+        return ENGINE_OK;
+    if (value->truths != value->count)
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "%s holds true or false among its numbers; it must be one or the "
+                                "other throughout",
+                                name);
+    if (strcmp(name, engine_input_name(ENGINE_ATTENTION_MASK)) == 0)
+        return ENGINE_OK;
+    return engine_error_set(
+        err, ENGINE_INVALID_ARGUMENT,
+        "%s holds true and false; it must hold numbers, only attention_mask may "
+        "be true and false",
+        name);
+}
 
 static enum engine_code shape_of(const struct api_json_value *value, const char *name,
                                  struct engine_tensor *ret, struct engine_error *err)
 {
     size_t count = 0;
+    ENGINE_TRY(check_truths(value, name, err));
     *ret = (struct engine_tensor){.dtype = value->dtype, .rank = value->rank};
     memcpy(ret->shape, value->shape, (size_t)value->rank * sizeof ret->shape[0]);
     /* All later readers go by the shape: it must not tell more than the buffer holds. */

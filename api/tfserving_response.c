@@ -15,8 +15,17 @@ static struct engine_tensor filled(const struct api_writer *writer, int output)
     return tensor;
 }
 
-static void write_columns(struct api_writer *writer, const bool *wanted, int count)
+static struct api_json_numbers_style style_of(const struct api_request_state *state)
 {
+    return (struct api_json_numbers_style){
+        .nested = true, .whole_point = true, .non_finite = state->non_finite};
+}
+
+static void write_columns(struct api_writer *writer, const struct api_request_state *state,
+                          int count)
+{
+    const struct api_json_numbers_style style = style_of(state);
+    const bool *wanted = state->request.call.wanted;
     bool first = true;
     api_writer_text(writer, count > 1 ? "{\"outputs\":{" : "{\"outputs\":");
     for (int i = 0; i < ENGINE_OUTPUT_COUNT; i++) {
@@ -26,15 +35,16 @@ static void write_columns(struct api_writer *writer, const bool *wanted, int cou
         if (count > 1)
             api_writer_text(writer, "%s\"%s\":", first ? "" : ",",
                             engine_output_name((enum engine_output)i));
-        api_writer_numbers(writer, &tensor, true, true);
+        api_writer_numbers(writer, &tensor, &style);
         first = false;
     }
     api_writer_text(writer, count > 1 ? "}}" : "}");
 }
 
 /* Appends the text of one row's slice of an output to a buffer that grows. */
-static enum engine_code append_slice(struct api_writer *writer, int output, int64_t row,
-                                     struct engine_buffer *text, size_t *used)
+static enum engine_code append_slice(struct api_writer *writer,
+                                     const struct api_json_numbers_style *style, int output,
+                                     int64_t row, struct engine_buffer *text, size_t *used)
 {
     struct engine_tensor whole = filled(writer, output), slice = {.dtype = whole.dtype};
     struct api_json_text numbers;
@@ -44,7 +54,7 @@ static enum engine_code append_slice(struct api_writer *writer, int output, int6
     (void)engine_tensor_bytes(&slice, &bytes);
     slice.data = (char *)whole.data + (size_t)row * bytes;
     enum engine_code code =
-        api_json_numbers_write(writer->engine, &slice, true, true, &numbers, writer->err);
+        api_json_numbers_write(writer->engine, &slice, style, &numbers, writer->err);
     for (int i = 0; i < numbers.count; i++)
         total += numbers.lengths[i];
     if (code == ENGINE_OK && *used + total + 256 > text->bytes) {
@@ -74,9 +84,11 @@ static void append_text(struct engine_buffer *text, size_t *used, const char *wh
     *used += strlen(what);
 }
 
-static enum engine_code append_row(struct api_writer *writer, const bool *wanted, int64_t row,
-                                   struct engine_buffer *text, size_t *used)
+static enum engine_code append_row(struct api_writer *writer, const struct api_request_state *state,
+                                   int64_t row, struct engine_buffer *text, size_t *used)
 {
+    const struct api_json_numbers_style style = style_of(state);
+    const bool *wanted = state->request.call.wanted;
     bool first = true;
     append_text(text, used, row > 0 ? ",{" : "{");
     for (int i = 0; i < ENGINE_OUTPUT_COUNT; i++) {
@@ -85,14 +97,14 @@ static enum engine_code append_row(struct api_writer *writer, const bool *wanted
         append_text(text, used, first ? "\"" : ",\"");
         append_text(text, used, engine_output_name((enum engine_output)i));
         append_text(text, used, "\":");
-        ENGINE_TRY(append_slice(writer, i, row, text, used));
+        ENGINE_TRY(append_slice(writer, &style, i, row, text, used));
         first = false;
     }
     append_text(text, used, "}");
     return ENGINE_OK;
 }
 
-static void write_objects(struct api_writer *writer, const bool *wanted)
+static void write_objects(struct api_writer *writer, const struct api_request_state *state)
 {
     int64_t rows = writer->facts->outputs[ENGINE_ATTENTION_OUTPUT].shape[0];
     struct engine_buffer text = {NULL, 0};
@@ -103,7 +115,7 @@ static void write_objects(struct api_writer *writer, const bool *wanted)
     if (writer->code == ENGINE_OK)
         writer->code = engine_buffer_take(writer->engine, 4096, &text, writer->err);
     for (int64_t row = 0; row < rows && writer->code == ENGINE_OK; row++)
-        writer->code = append_row(writer, wanted, row, &text, &used);
+        writer->code = append_row(writer, state, row, &text, &used);
     if (writer->code != ENGINE_OK) {
         engine_buffer_give(writer->engine, &text);
         return;
@@ -122,15 +134,16 @@ void api_tfserving_response_write(struct api_writer *writer, const struct api_re
     for (int i = 0; i < ENGINE_OUTPUT_COUNT; i++)
         count += wanted[i] ? 1 : 0;
     if (state->form == API_FORM_TF_COLUMNS) {
-        write_columns(writer, wanted, count);
+        write_columns(writer, state, count);
     } else if (count > 1) {
-        write_objects(writer, wanted);
+        write_objects(writer, state);
     } else {
+        const struct api_json_numbers_style style = style_of(state);
         struct engine_tensor tensor =
             filled(writer, wanted[ENGINE_ATTENTION_OUTPUT] ? ENGINE_ATTENTION_OUTPUT
                                                            : ENGINE_ATTENTION_SCORES);
         api_writer_text(writer, "{\"predictions\":");
-        api_writer_numbers(writer, &tensor, true, true);
+        api_writer_numbers(writer, &tensor, &style);
         api_writer_text(writer, "}");
     }
     api_writer_flush(writer);

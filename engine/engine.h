@@ -111,7 +111,13 @@ void engine_model_retain(struct engine_model *model);
 void engine_model_release(struct engine_model *model); /* NULL is fine */
 
 const struct engine_layer_config *engine_model_config(const struct engine_model *model);
+/* The precision that serves calls which name none; and the one that was wished for, by the source
+ * or else the engine's options. They differ where the machine has no kernel for the wish. */
 enum engine_precision engine_model_precision(const struct engine_model *model);
+enum engine_precision engine_model_precision_wished(const struct engine_model *model);
+/* What a call of this precision is computed in: its name, but "f64" under policy float64. */
+const char *engine_model_precision_name(const struct engine_model *model,
+                                        enum engine_precision precision);
 size_t engine_model_bytes(const struct engine_model *model); /* weights and packed weights */
 
 /* Width of an input's last dimension: query, value, key; -1 where the layer has no such weight

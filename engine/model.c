@@ -369,6 +369,19 @@ enum engine_precision engine_model_precision(const struct engine_model *model)
     return engine_instance_precision(model->engine, model->precision);
 }
 
+enum engine_precision engine_model_precision_wished(const struct engine_model *model)
+{
+    return model->precision != ENGINE_PRECISION_DEFAULT ? model->precision
+                                                        : model->engine->precision;
+}
+
+const char *engine_model_precision_name(const struct engine_model *model,
+                                        enum engine_precision precision)
+{
+    bool is_wide = model->config.policy == ENGINE_POLICY_FLOAT64;
+    return is_wide ? "f64" : engine_precision_name(precision);
+}
+
 size_t engine_model_bytes(const struct engine_model *model)
 {
     size_t bytes = model->weights.bytes;

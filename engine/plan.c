@@ -80,8 +80,9 @@ static enum engine_code check_wishes(struct engine_plan *plan, struct engine_err
     ENGINE_TRY(check_dtype(call->dtype[ENGINE_ATTENTION_SCORES], ENGINE_ATTENTION_SCORES, err));
     if (call->top_k < 0 || call->top_k > g->keys)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "parameter top_k is %lld, it must be 0 to %lld, the number of keys",
-                                (long long)call->top_k, (long long)g->keys);
+                                "parameter top_k must be an integer from 1 to the number of keys, "
+                                "which is %lld here",
+                                (long long)g->keys);
     if (call->wanted[ENGINE_ATTENTION_SCORES_INDICES] && call->top_k == 0)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "output attention_scores_indices exists only with top_k");

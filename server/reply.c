@@ -148,6 +148,7 @@ static void add_number(struct MHD_Response *response, const char *name, long lon
 static void add_type(struct MHD_Response *response, const struct server_reply *reply, bool is_infer)
 {
     const char *type = reply->content_type;
+    char text[24];
     if (is_infer) {
         type = reply->infer.content_type;
         if (reply->infer.content_encoding != NULL)
@@ -155,6 +156,11 @@ static void add_type(struct MHD_Response *response, const struct server_reply *r
         if (reply->infer.header_content_length >= 0)
             add_number(response, "Inference-Header-Content-Length",
                        reply->infer.header_content_length);
+        MHD_add_response_header(response, "X-Attnd-Precision", reply->infer.precision);
+        if (reply->infer.has_seed) {
+            snprintf(text, sizeof text, "%llu", (unsigned long long)reply->infer.seed);
+            MHD_add_response_header(response, "X-Attnd-Seed", text);
+        }
     }
     MHD_add_response_header(response, "Content-Type", type != NULL ? type : "application/json");
 }

@@ -58,7 +58,8 @@ def test_the_default_request_of_tritons_client_is_answered_in_its_form(daemon):
     assert reply.headers["content-type"] == "application/octet-stream"
     size = int(reply.headers["inference-header-content-length"])
     wanted = (
-        '{"model_name":"%s","model_version":"1","outputs":[{"name":"attention_output",'
+        '{"model_name":"%s","model_version":"1","parameters":{"precision":"f32"},'
+        '"outputs":[{"name":"attention_output",'
         '"datatype":"FP32","shape":%s,"parameters":{"binary_data_size":%d}},'
         '{"name":"attention_scores","datatype":"FP32","shape":%s,'
         '"parameters":{"binary_data_size":%d}}]}'
@@ -266,6 +267,31 @@ def test_members_and_parameters_of_other_servers_are_accepted(daemon):
         "custom": "text", "flag": True, "number": 1.5, "sequence_id": 7})
     case.check(outputs)
     assert answer["model_name"] == NAME
+
+
+def test_answers_of_every_protocol_say_what_was_used(daemon):
+    """Precision always, the seed with training; a seed told draws the same dropout again."""
+    case, path = Case("minilm", BUNDLED / "minilm"), "/v2/models/minilm/infer"
+    text, headers = oip(case.inputs, parameters={"training": True})
+    first = daemon.post(path, text, headers)
+    seed = first.json()["parameters"]["seed"]
+    assert first.headers["x-attnd-seed"] == str(seed) and 0 <= seed < 2**53
+    assert first.headers["x-attnd-precision"] == first.json()["parameters"]["precision"] == "f32"
+    text, headers = oip(case.inputs, parameters={"training": True, "seed": seed})
+    assert daemon.post(path, text, headers).json()["outputs"] == first.json()["outputs"]
+    plain = daemon.post(path, *oip(case.inputs))
+    assert "x-attnd-seed" not in plain.headers and "seed" not in plain.json()["parameters"]
+    file = write_safetensors(case.inputs, {"training": "true", "seed": "9"})
+    reply = daemon.post(path, file, {"Content-Type": "application/safetensors"})
+    length = int.from_bytes(reply.body[:8], "little")
+    metadata = json.loads(reply.body[8:8 + length])["__metadata__"]
+    assert metadata["seed"] == reply.headers["x-attnd-seed"] == "9"
+    assert metadata["precision"] == reply.headers["x-attnd-precision"] == "f32"
+    rows = {"inputs": {name: tensor.nested() for name, tensor in case.inputs.items()},
+            "parameters": {"training": True}}
+    reply = daemon.post("/v1/models/minilm:predict", rows)
+    assert reply.status == 200 and int(reply.headers["x-attnd-seed"]) >= 0
+    assert reply.headers["x-attnd-precision"] == "f32"
 
 
 def test_dropout_is_drawn_from_the_seed(daemon):

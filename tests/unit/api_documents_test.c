@@ -287,6 +287,7 @@ static void metadata_of_tensorflow_serving_is_nested_twice(void **state)
 static void the_index_body_may_be_empty_or_filter(void **state)
 {
     struct engine_error err = {0};
+    struct api_load_request load = {0};
     bool ready = true;
     (void)state;
     assert_int_equal(api_document_index_read(NULL, 0, &ready, &err), ENGINE_OK);
@@ -295,6 +296,14 @@ static void the_index_body_may_be_empty_or_filter(void **state)
     assert_false(ready);
     assert_int_equal(api_document_index_read(TEXT(" {\"ready\":true}\n"), &ready, &err), ENGINE_OK);
     assert_true(ready);
+    assert_int_equal(api_document_index_read(TEXT("{\"ready\":null}"), &ready, &err), ENGINE_OK);
+    assert_false(ready); /* null is left out */
+    assert_int_equal(api_document_load_read(TEXT("{\"parameters\":null}"), &load, &err), ENGINE_OK);
+    assert_int_equal(
+        api_document_load_read(TEXT("{\"parameters\":{\"config\":null}}"), &load, &err), ENGINE_OK);
+    assert_null(load.config);
+    api_load_request_reset(&load);
+    assert_int_equal(api_document_unload_read(TEXT("{\"parameters\":null}"), &err), ENGINE_OK);
     assert_int_equal(api_document_index_read("{}{}", 2, &ready, &err), ENGINE_OK);
     assert_int_equal(api_document_index_read(TEXT("[]"), &ready, &err), ENGINE_INVALID_ARGUMENT);
     engine_error_clear(&err);

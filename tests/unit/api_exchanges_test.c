@@ -9,7 +9,8 @@ static const char request_a[] =
     "{\"inputs\":[{\"name\":\"query\",\"shape\":[1,1,2],\"datatype\":\"FP32\",\"parameters\":{"
     "\"binary_data_size\":8}}],\"parameters\":{\"binary_data_output\":true}}";
 static const char answer_a[] =
-    "{\"model_name\":\"m\",\"model_version\":\"1\",\"outputs\":[{\"name\":\"attention_output\","
+    "{\"model_name\":\"m\",\"model_version\":\"1\",\"parameters\":{\"precision\":\"f32\"},"
+    "\"outputs\":[{\"name\":\"attention_output\","
     "\"datatype\":\"FP32\",\"shape\":[1,1,2],\"parameters\":{\"binary_data_size\":8}},{\"name\":"
     "\"attention_scores\",\"datatype\":\"FP32\",\"shape\":[1,2,1,1],\"parameters\":{"
     "\"binary_data_size\":8}}]}";
@@ -110,7 +111,8 @@ static void c_an_empty_binary_input_is_one(void **state)
         NULL,
         0,
         true,
-        "{\"model_name\":\"m\",\"model_version\":\"1\",\"outputs\":[{\"name\":\"attention_output\","
+        "{\"model_name\":\"m\",\"model_version\":\"1\",\"parameters\":{\"precision\":\"f32\"},"
+        "\"outputs\":[{\"name\":\"attention_output\","
         "\"datatype\":\"FP32\",\"shape\":[0,1,2],\"parameters\":{\"binary_data_size\":0}},{"
         "\"name\":\"attention_scores\",\"datatype\":\"FP32\",\"shape\":[0,2,1,1],\"parameters\":{"
         "\"binary_data_size\":0}}]}",
@@ -130,7 +132,9 @@ static void d_binary_and_json_mix_both_ways(void **state)
         ones,
         sizeof ones,
         true,
-        "{\"id\":\"7\xc3\xa4/\",\"model_name\":\"m\",\"model_version\":\"1\",\"outputs\":[{"
+        "{\"id\":\"7\xc3\xa4/"
+        "\",\"model_name\":\"m\",\"model_version\":\"1\",\"parameters\":{\"precision\":\"f32\"},"
+        "\"outputs\":[{"
         "\"name\":\"attention_output\",\"datatype\":\"FP32\",\"shape\":[1,1,2],\"parameters\":{"
         "\"binary_data_size\":8}},{\"name\":\"attention_scores\",\"datatype\":\"FP32\",\"shape\":"
         "[1,2,1,2],\"data\":[0.5,0.5,0.5,0.5]}]}",
@@ -160,7 +164,8 @@ static void e_bfloat16_and_booleans_are_read_as_bytes_and_as_text(void **state)
         "{\"name\":\"attention_mask\",\"shape\":[1,1,1],\"datatype\":\"BOOL\",\"data\":[true]}],"
         "\"outputs\":[{\"name\":\"attention_scores\"}]}";
     static const char scores[] =
-        "{\"model_name\":\"m\",\"model_version\":\"1\",\"outputs\":[{\"name\":\"attention_scores\","
+        "{\"model_name\":\"m\",\"model_version\":\"1\",\"parameters\":{\"precision\":\"f32\"},"
+        "\"outputs\":[{\"name\":\"attention_scores\","
         "\"datatype\":\"FP32\",\"shape\":[1,2,1,1],\"data\":[1,1]}]}";
     static const unsigned char bytes[] = {0x80, 0x3f, 0x80, 0x3f, 1};
     const struct exchange x = {binary, bytes, sizeof bytes, true, scores, 0};

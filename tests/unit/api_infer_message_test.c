@@ -42,7 +42,8 @@ static void the_answer_has_the_protocols_key_order_and_echoes_the_id(void **stat
     char *text =
         answer(fixture, accept(&head, json_request, strlen(json_request), 7), &reply, &size);
     static const char start[] =
-        "{\"id\":\"a\\\"b\",\"model_name\":\"m\",\"model_version\":\"1\",\"outputs\":[{\"name\":"
+        "{\"id\":\"a\\\"b\",\"model_name\":\"m\",\"model_version\":\"1\",\"parameters\":{"
+        "\"precision\":\"f32\"},\"outputs\":[{\"name\":"
         "\"attention_output\",\"datatype\":\"FP32\",\"shape\":[1,3,2],\"data\":[";
     assert_memory_equal(text, start, strlen(start));
     assert_string_equal(reply.content_type, "application/json");
@@ -72,7 +73,8 @@ static void binary_tensors_go_in_and_out_as_they_lie(void **state)
     size_t bytes = 0;
     char *text = answer(fixture, request, &reply, &bytes);
     static const char wanted[] =
-        "{\"model_name\":\"m\",\"model_version\":\"1\",\"outputs\":[{\"name\":\"attention_output\","
+        "{\"model_name\":\"m\",\"model_version\":\"1\",\"parameters\":{\"precision\":\"f32\"},"
+        "\"outputs\":[{\"name\":\"attention_output\","
         "\"datatype\":\"FP32\",\"shape\":[1,1,2],\"parameters\":{\"binary_data_size\":8}},{"
         "\"name\":"
         "\"attention_scores\",\"datatype\":\"FP32\",\"shape\":[1,2,1,1],\"parameters\":{"

@@ -127,7 +127,6 @@ static void wrong_parameters_are_named(void **state)
         {"\"parameters\":{\"triton_enable\":true}", "triton_enable", 400},
         {"\"parameters\":{\"mine\":[1]}", "mine", 400},
         {"\"parameters\":{\"mine\":{}}", "mine", 400},
-        {"\"parameters\":{\"mine\":null}", "mine", 400},
         {"\"parameters\":7", "parameters", 400},
         {SCORES("\"classification\":3"), "classification", 400},
         {SCORES("\"store\":true"), "store", 501},
