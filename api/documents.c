@@ -4,14 +4,12 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <jansson.h>
-
-#include "api/json_build.h"
 #include "api/layer_config.h"
+#include "engine/formats/json.h"
 
 static char *compact(json_t *document)
 {
-    return api_json_build_text(document, JSON_COMPACT);
+    return engine_json_text(document, JSON_COMPACT);
 }
 
 /* ---- the server ---------------------------------------------------------------------------- */
@@ -27,11 +25,11 @@ char *api_document_server(const char *version, bool control)
                                              NULL};
     json_t *list = json_array();
     if (control) {
-        list = api_json_build_append(list, json_string("model_repository"));
-        list = api_json_build_append(list, json_string("model_repository(unload_dependents)"));
+        list = engine_json_append(list, json_string("model_repository"));
+        list = engine_json_append(list, json_string("model_repository(unload_dependents)"));
     }
     for (int i = 0; extensions[i] != NULL; i++)
-        list = api_json_build_append(list, json_string(extensions[i]));
+        list = engine_json_append(list, json_string(extensions[i]));
     return compact(
         json_pack("{s:s,s:s,s:o}", "name", "attnd", "version", version, "extensions", list));
 }
@@ -81,9 +79,9 @@ static json_t *shape(int variable, int64_t last)
 {
     json_t *list = json_array();
     for (int i = 0; i < variable; i++)
-        list = api_json_build_append(list, json_integer(-1));
+        list = engine_json_append(list, json_integer(-1));
     if (last != 0)
-        list = api_json_build_append(list, json_integer(last));
+        list = engine_json_append(list, json_integer(last));
     return list;
 }
 
@@ -93,7 +91,7 @@ static json_t *scores_shape(const struct engine_layer_config *config, int64_t he
     int axes = axes_of(config), before = rank_of(config) - 1 - axes;
     json_t *list = shape(before, heads);
     for (int i = 0; i < 2 * axes; i++)
-        list = api_json_build_append(list, json_integer(-1));
+        list = engine_json_append(list, json_integer(-1));
     return list;
 }
 
@@ -120,7 +118,7 @@ static json_t *output_shape(const struct engine_model *model, enum engine_output
             strstr(weight.name, "kernel") == NULL)
             continue;
         for (int d = 2; d < weight.tensor.rank; d++)
-            list = api_json_build_append(list, json_integer(weight.tensor.shape[d]));
+            list = engine_json_append(list, json_integer(weight.tensor.shape[d]));
         break;
     }
     return list;
@@ -147,7 +145,7 @@ static json_t *tensors(const struct engine_model *model, bool inputs)
         const char *name = inputs ? engine_input_name((enum engine_input)i)
                                   : engine_output_name((enum engine_output)i);
         const char *type = inputs && i == ENGINE_ATTENTION_MASK ? "BOOL" : float_type(model);
-        list = api_json_build_append(
+        list = engine_json_append(
             list, json_pack("{s:s,s:s,s:o}", "name", name, "datatype", type, "shape",
                             inputs ? input_shape(model, (enum engine_input)i)
                                    : output_shape(model, (enum engine_output)i)));
@@ -159,7 +157,7 @@ char *api_document_model(const struct api_model_view *view)
 {
     json_t *versions = json_array();
     for (size_t i = 0; i < view->versions_count; i++)
-        versions = api_json_build_append(versions, json_string(view->versions[i]));
+        versions = engine_json_append(versions, json_string(view->versions[i]));
     return compact(json_pack("{s:s,s:o,s:s,s:o,s:o}", "name", view->name, "versions", versions,
                              "platform", "attnd", "inputs", tensors(view->model, true), "outputs",
                              tensors(view->model, false)));
@@ -170,7 +168,7 @@ char *api_document_models(const struct api_model_view *views, size_t count)
     json_t *list = json_array();
     for (size_t i = 0; i < count; i++)
         if (i == 0 || strcmp(views[i].name, views[i - 1].name) != 0)
-            list = api_json_build_append(list, json_string(views[i].name));
+            list = engine_json_append(list, json_string(views[i].name));
     return compact(json_pack("{s:o}", "models", list));
 }
 
@@ -192,8 +190,8 @@ static json_t *config_tensors(const struct engine_model *model, bool inputs)
         json_t *entry = json_pack("{s:s?,s:s,s:O}", "name", name, "data_type", data_type, "dims",
                                   json_object_get(tensor, "shape"));
         if (inputs)
-            entry = api_json_build_set(entry, "optional", json_boolean(optional));
-        list = api_json_build_append(list, entry);
+            entry = engine_json_set(entry, "optional", json_boolean(optional));
+        list = engine_json_append(list, entry);
     }
     json_decref(given);
     return list;
@@ -275,7 +273,7 @@ char *api_document_stats(const struct api_model_view *views, size_t count)
     json_t *list = json_array();
     for (size_t i = 0; i < count; i++)
         if (views[i].state == API_MODEL_READY)
-            list = api_json_build_append(list, statistics(&views[i]));
+            list = engine_json_append(list, statistics(&views[i]));
     return compact(json_pack("{s:o}", "model_stats", list));
 }
 
@@ -303,8 +301,8 @@ char *api_document_tf_status(const struct api_model_view *views, size_t count)
     for (size_t i = 0; i < count; i++) {
         bool failed = views[i].reason != NULL && views[i].reason[0] != '\0';
         ready = ready || views[i].state == API_MODEL_READY;
-        list = api_json_build_append(list,
-                                     json_pack("{s:s,s:s,s:{s:s,s:s}}", "version", views[i].version,
+        list =
+            engine_json_append(list, json_pack("{s:s,s:s,s:{s:s,s:s}}", "version", views[i].version,
                                                "state", tf_state(views[i].state), "status",
                                                "error_code", failed ? "FAILED_PRECONDITION" : "OK",
                                                "error_message", failed ? views[i].reason : ""));
@@ -336,16 +334,16 @@ static json_t *tf_tensors(const struct engine_model *model, bool inputs, bool wi
         json_array_foreach(json_object_get(tensor, "shape"), d, size)
         {
             snprintf(text, sizeof text, "%lld", (long long)json_integer_value(size));
-            dims = api_json_build_append(dims, json_pack("{s:s,s:s}", "size", text, "name", ""));
+            dims = engine_json_append(dims, json_pack("{s:s,s:s}", "size", text, "name", ""));
         }
         snprintf(port, sizeof port, "%s:0", name);
-        object = api_json_build_set(object, name,
-                                    json_pack("{s:s,s:{s:o,s:b},s:s}", "dtype",
-                                              strcmp(type, "BOOL") == 0   ? "DT_BOOL"
-                                              : strcmp(type, "FP64") == 0 ? "DT_DOUBLE"
-                                                                          : "DT_FLOAT",
-                                              "tensor_shape", "dim", dims, "unknown_rank", 0,
-                                              "name", port));
+        object = engine_json_set(object, name,
+                                 json_pack("{s:s,s:{s:o,s:b},s:s}", "dtype",
+                                           strcmp(type, "BOOL") == 0   ? "DT_BOOL"
+                                           : strcmp(type, "FP64") == 0 ? "DT_DOUBLE"
+                                                                       : "DT_FLOAT",
+                                           "tensor_shape", "dim", dims, "unknown_rank", 0, "name",
+                                           port));
     }
     json_decref(given);
     return object;

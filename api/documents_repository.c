@@ -5,16 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
-
 #include "api/base64.h"
-#include "api/json_build.h"
 #include "api/json_null.h"
 #include "api/limits.h"
+#include "engine/formats/json.h"
 
 static char *compact(json_t *document)
 {
-    return api_json_build_text(document, JSON_COMPACT);
+    return engine_json_text(document, JSON_COMPACT);
 }
 
 static const char *state_name(enum api_model_state state)
@@ -36,10 +34,10 @@ char *api_document_index(const struct api_model_view *views, size_t count)
 {
     json_t *list = json_array();
     for (size_t i = 0; i < count; i++)
-        list = api_json_build_append(
-            list, json_pack("{s:s,s:s,s:s,s:s}", "name", views[i].name, "version", views[i].version,
-                            "state", state_name(views[i].state), "reason",
-                            views[i].reason != NULL ? views[i].reason : ""));
+        list = engine_json_append(list, json_pack("{s:s,s:s,s:s,s:s}", "name", views[i].name,
+                                                  "version", views[i].version, "state",
+                                                  state_name(views[i].state), "reason",
+                                                  views[i].reason != NULL ? views[i].reason : ""));
     return compact(list);
 }
 
@@ -54,7 +52,7 @@ static enum engine_code read_object(const char *json, size_t size, json_t **ret,
         blanks++;
     if (blanks == size)
         return ENGINE_OK;
-    *ret = json_loadb(json, size, JSON_REJECT_DUPLICATES, &error);
+    ENGINE_TRY(engine_json_load(json, size, JSON_REJECT_DUPLICATES, ret, &error, err));
     if (json_is_object(*ret)) {
         api_json_null_drop(*ret);
         return ENGINE_OK;

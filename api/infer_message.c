@@ -8,6 +8,7 @@
 #include <strings.h>
 
 #include "api/protocol.h"
+#include "engine/formats/json.h"
 
 enum { HINT_BYTES = 1 << 20, LEAST_ROOM = 1 << 16 };
 
@@ -420,9 +421,7 @@ void api_writer_text(struct api_writer *writer, const char *format, ...)
 
 void api_writer_string(struct api_writer *writer, const char *text)
 {
-    json_t *string = json_string(text);
-    char *dumped = json_dumps(string, JSON_ENCODE_ANY | JSON_COMPACT);
-    json_decref(string);
+    char *dumped = engine_json_text(json_string(text), JSON_ENCODE_ANY | JSON_COMPACT);
     if (dumped == NULL)
         fail(writer,
              engine_error_set(writer->err, ENGINE_OUT_OF_MEMORY, "no memory for an answer"));

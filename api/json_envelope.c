@@ -7,6 +7,7 @@
 #include <sys/random.h>
 
 #include "api/json_null.h"
+#include "engine/formats/json.h"
 
 enum { KEY_BYTES = 32, MARK_BYTES = 24, FIELD_BYTES = 96 };
 
@@ -495,8 +496,9 @@ enum engine_code api_json_envelope_finish(struct api_json_envelope *e, json_t **
     json_error_t error;
     if (e->state != IN_TEXT)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "the JSON body ends inside a value");
-    json_t *root = json_loadb(e->text != NULL ? e->text : "", e->text_bytes,
-                              JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
+    json_t *root;
+    ENGINE_TRY(engine_json_load(e->text != NULL ? e->text : "", e->text_bytes,
+                                JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &root, &error, err));
     if (root == NULL) {
         char *near = strstr(error.text, " near ");
         if (near != NULL && strstr(near, e->mark) != NULL)

@@ -6,11 +6,11 @@
  * what people mean. Refuses unknown keys; never guesses a type (1.5 is no integer). */
 #include "api/layer_config.h"
 
-#include <jansson.h>
 #include <stddef.h>
 #include <string.h>
 
 #include "api/layer_objects.h"
+#include "engine/formats/json.h"
 
 enum field_kind {
     FIELD_NAME,
@@ -277,8 +277,9 @@ enum engine_code api_layer_config_read(const char *json, size_t size,
     json_error_t where;
     const json_t *config;
     enum engine_code code;
-    json_t *root = json_loadb(json, size, JSON_REJECT_DUPLICATES, &where);
+    json_t *root;
 
+    ENGINE_TRY(engine_json_load(json, size, JSON_REJECT_DUPLICATES, &root, &where, err));
     if (!root)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "the configuration is not JSON: line %d: %.120s", where.line,

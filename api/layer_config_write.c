@@ -1,11 +1,10 @@
 /* layer_config_write.c - get_config() as Keras writes it, v3 objects, Keras' order of keys.
  * Declared in layer_config.h. Judges nothing: the configuration was checked when read. */
-#include <jansson.h>
 #include <stdbool.h>
 #include <string.h>
 
-#include "api/json_build.h"
 #include "api/layer_config.h"
+#include "engine/formats/json.h"
 
 static json_t *named(const char *module, const char *name, json_t *config)
 {
@@ -18,7 +17,7 @@ static json_t *list(const int64_t *values, int rank)
     json_t *ret = json_array();
 
     for (int i = 0; i < rank; i++)
-        ret = api_json_build_append(ret, values[i] < 0 ? json_null() : json_integer(values[i]));
+        ret = engine_json_append(ret, values[i] < 0 ? json_null() : json_integer(values[i]));
     return ret;
 }
 
@@ -27,7 +26,7 @@ static json_t *signed_list(const int64_t *values, int rank)
     json_t *ret = json_array();
 
     for (int i = 0; i < rank; i++)
-        ret = api_json_build_append(ret, json_integer(values[i]));
+        ret = engine_json_append(ret, json_integer(values[i]));
     return ret;
 }
 
@@ -44,24 +43,24 @@ static json_t *initializer(const struct engine_initializer *x)
     json_t *c = json_object();
 
     if (kind == ENGINE_INITIALIZER_CONSTANT)
-        c = api_json_build_set(c, "value", json_real(x->value));
+        c = engine_json_set(c, "value", json_real(x->value));
     if (kind == ENGINE_INITIALIZER_RANDOM_UNIFORM) {
-        c = api_json_build_set(c, "minval", json_real(x->minimum));
-        c = api_json_build_set(c, "maxval", json_real(x->maximum));
+        c = engine_json_set(c, "minval", json_real(x->minimum));
+        c = engine_json_set(c, "maxval", json_real(x->maximum));
     }
     if (kind == ENGINE_INITIALIZER_RANDOM_NORMAL || kind == ENGINE_INITIALIZER_TRUNCATED_NORMAL) {
-        c = api_json_build_set(c, "mean", json_real(x->mean));
-        c = api_json_build_set(c, "stddev", json_real(x->stddev));
+        c = engine_json_set(c, "mean", json_real(x->mean));
+        c = engine_json_set(c, "stddev", json_real(x->stddev));
     }
     if (strcmp(x->class_name, "VarianceScaling") == 0) {
-        c = api_json_build_set(c, "scale", json_real(x->scale));
-        c = api_json_build_set(c, "mode", json_string(modes[x->mode]));
-        c = api_json_build_set(c, "distribution", json_string(laws[x->distribution]));
+        c = engine_json_set(c, "scale", json_real(x->scale));
+        c = engine_json_set(c, "mode", json_string(modes[x->mode]));
+        c = engine_json_set(c, "distribution", json_string(laws[x->distribution]));
     }
     if (kind >= ENGINE_INITIALIZER_ORTHOGONAL)
-        c = api_json_build_set(c, "gain", json_real(x->gain));
+        c = engine_json_set(c, "gain", json_real(x->gain));
     if (kind >= ENGINE_INITIALIZER_RANDOM_UNIFORM && kind != ENGINE_INITIALIZER_IDENTITY)
-        c = api_json_build_set(c, "seed", x->has_seed ? json_integer(x->seed) : json_null());
+        c = engine_json_set(c, "seed", x->has_seed ? json_integer(x->seed) : json_null());
     return named("keras.initializers", x->class_name, c);
 }
 
@@ -71,12 +70,12 @@ static json_t *regularizer(const struct engine_regularizer *x)
     json_t *c = json_object();
 
     if (x->kind == ENGINE_REGULARIZER_L1 || x->kind == ENGINE_REGULARIZER_L1L2)
-        c = api_json_build_set(c, "l1", json_real(x->l1));
+        c = engine_json_set(c, "l1", json_real(x->l1));
     if (x->kind == ENGINE_REGULARIZER_L2 || x->kind == ENGINE_REGULARIZER_L1L2)
-        c = api_json_build_set(c, "l2", json_real(x->l2));
+        c = engine_json_set(c, "l2", json_real(x->l2));
     if (x->kind == ENGINE_REGULARIZER_ORTHOGONAL) {
-        c = api_json_build_set(c, "factor", json_real(x->factor));
-        c = api_json_build_set(c, "mode", json_string(x->columns ? "columns" : "rows"));
+        c = engine_json_set(c, "factor", json_real(x->factor));
+        c = engine_json_set(c, "mode", json_string(x->columns ? "columns" : "rows"));
     }
     if (x->kind != ENGINE_REGULARIZER_NONE)
         return named("keras.regularizers", names[x->kind], c);
@@ -92,15 +91,15 @@ static json_t *constraint(const struct engine_constraint *x)
     json_t *c = json_object();
 
     if (range)
-        c = api_json_build_set(c, "min_value", json_real(x->min_value));
+        c = engine_json_set(c, "min_value", json_real(x->min_value));
     if (range || x->kind == ENGINE_CONSTRAINT_MAX_NORM)
-        c = api_json_build_set(c, "max_value", json_real(x->max_value));
+        c = engine_json_set(c, "max_value", json_real(x->max_value));
     if (range)
-        c = api_json_build_set(c, "rate", json_real(x->rate));
+        c = engine_json_set(c, "rate", json_real(x->rate));
     if (x->axis_rank > 0)
-        c = api_json_build_set(c, "axis",
-                               x->axis_is_list ? signed_list(x->axis, x->axis_rank)
-                                               : json_integer(x->axis[0]));
+        c = engine_json_set(c, "axis",
+                            x->axis_is_list ? signed_list(x->axis, x->axis_rank)
+                                            : json_integer(x->axis[0]));
     if (x->kind != ENGINE_CONSTRAINT_NONE)
         return named("keras.constraints", names[x->kind], c);
     json_decref(c);
@@ -150,5 +149,5 @@ json_t *api_layer_config_write_document(const struct engine_layer_config *c)
 
 char *api_layer_config_write(const struct engine_layer_config *config)
 {
-    return api_json_build_text(api_layer_config_write_document(config), 0);
+    return engine_json_text(api_layer_config_write_document(config), 0);
 }

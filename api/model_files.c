@@ -13,10 +13,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <jansson.h>
-
 #include "api/layer_config.h"
 #include "api/limits.h"
+#include "engine/formats/json.h"
 #include "engine/formats/safetensors.h"
 
 enum { CONFIG_BYTES = 1 << 20, NAME_BYTES = 256, LIST_BYTES = 160 };
@@ -325,12 +324,12 @@ static enum engine_code keep_config(const char *text, size_t size, struct servin
 }
 
 /* The layer's configuration: an object, or the path of a file. */
-static enum engine_code read_config(const struct place *place, const json_t *value,
-                                    struct serving *ret, struct engine_error *err)
+static enum engine_code read_config(const struct place *place, json_t *value, struct serving *ret,
+                                    struct engine_error *err)
 {
     struct content content = {NULL, 0, NULL};
     if (json_is_object(value)) {
-        ret->config = json_dumps(value, JSON_COMPACT);
+        ret->config = engine_json_text(json_incref(value), JSON_COMPACT);
         return ret->config != NULL
                    ? ENGINE_OK
                    : engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for model.json");
@@ -356,7 +355,7 @@ static enum engine_code check_class(const json_t *value, struct engine_error *er
     return ENGINE_OK;
 }
 
-static enum engine_code read_key(const struct place *place, const char *key, const json_t *value,
+static enum engine_code read_key(const struct place *place, const char *key, json_t *value,
                                  struct serving *ret, struct engine_error *err)
 {
     if (strcmp(key, "class_name") == 0)
@@ -405,9 +404,10 @@ static enum engine_code read_model_json(const struct place *place, const void *b
                                         struct serving *ret, struct engine_error *err)
 {
     json_error_t error;
-    json_t *root = json_loadb(bytes, size, JSON_REJECT_DUPLICATES, &error), *value;
+    json_t *root, *value;
     const char *key;
     enum engine_code code = ENGINE_OK;
+    ENGINE_TRY(engine_json_load(bytes, size, JSON_REJECT_DUPLICATES, &root, &error, err));
     if (root == NULL)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "model.json is no valid JSON at byte %d: %.100s", error.position,

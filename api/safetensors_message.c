@@ -20,7 +20,9 @@ static const char *const score_names[] = {"heads", "query_rows", "top_k"};
 static enum engine_code read_text(struct api_request_state *state, const char *name,
                                   const char *text, int output, struct engine_error *err)
 {
-    json_t *value = json_string(text);
+    json_t *value = json_string(text); /* it was parsed: it is UTF-8 */
+    if (value == NULL)
+        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for parameter %s", name);
     enum engine_code code =
         output < 0 ? api_parameters_request(state, name, value, err)
                    : api_parameters_output(state, (enum engine_output)output, name, value, err);

@@ -30,7 +30,7 @@ static enum engine_code of_all(struct server_request *request,
                                struct engine_error *err)
 {
     struct server_model_list list;
-    server_repository_list(request->service->repository, NULL, &list);
+    ENGINE_TRY(server_repository_list(request->service->repository, NULL, &list, err));
     char *text = write(list.views, list.count);
     server_repository_list_reset(&list);
     return server_reply_text(request, text, err);
@@ -59,7 +59,7 @@ static size_t keep_loaded(struct server_model_list *list)
 static enum engine_code all_stats(struct server_request *request, struct engine_error *err)
 {
     struct server_model_list list;
-    server_repository_list(request->service->repository, NULL, &list);
+    ENGINE_TRY(server_repository_list(request->service->repository, NULL, &list, err));
     char *text = api_document_stats(list.views, keep_loaded(&list));
     server_repository_list_reset(&list);
     return server_reply_text(request, text, err);
@@ -74,7 +74,7 @@ static enum engine_code find_view(struct server_request *request, struct server_
 {
     struct server_model *model = NULL;
     const struct server_match *match = &request->match;
-    server_repository_list(request->service->repository, match->model, list);
+    ENGINE_TRY(server_repository_list(request->service->repository, match->model, list, err));
     ENGINE_TRY(server_repository_find(request->service->repository, match->model, match->version,
                                       &model, err));
     for (size_t i = 0; i < list->count; i++)

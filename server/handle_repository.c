@@ -21,7 +21,7 @@ static enum engine_code index_models(struct server_request *request, struct engi
     bool ready_only = false;
     size_t count = 0;
     ENGINE_TRY(api_document_index_read(request->body, request->body_bytes, &ready_only, err));
-    server_repository_list(request->service->repository, NULL, &list);
+    ENGINE_TRY(server_repository_list(request->service->repository, NULL, &list, err));
     for (size_t i = 0; i < list.count; i++)
         if (!ready_only || list.views[i].model != NULL)
             list.views[count++] = list.views[i];

@@ -99,9 +99,7 @@ static enum engine_code check(struct server_service *service, struct engine_erro
 {
     ENGINE_TRY(open_engine(service, err));
     ENGINE_TRY(open_repository(service, err));
-    if (!server_repository_print(service->repository, stdout))
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "not all models can be served");
-    return ENGINE_OK;
+    return server_repository_print(service->repository, stdout, err);
 }
 
 static enum engine_code act(const struct server_options *options, struct engine_error *err)

@@ -1,9 +1,11 @@
 /* metrics.c - see metrics.h. Text format 0.0.4. */
 #include "server/metrics.h"
 
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -136,15 +138,17 @@ static void print_histograms(FILE *out, const struct server_metrics *metrics)
     }
 }
 
+/* 0: the system does not tell. */
 static double resident_bytes(void)
 {
+    char text[128] = "";
     long pages = 0;
-    FILE *file = fopen("/proc/self/statm", "re");
-    if (file == NULL)
+    int file = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    if (file < 0)
         return 0;
-    if (fscanf(file, "%*s %ld", &pages) != 1)
+    if (read(file, text, sizeof text - 1) <= 0 || sscanf(text, "%*s %ld", &pages) != 1)
         pages = 0;
-    fclose(file);
+    close(file);
     return (double)pages * (double)sysconf(_SC_PAGESIZE);
 }
 
@@ -184,7 +188,9 @@ static void print_process(FILE *out, const struct server_service *service)
     one(out, "attnd_buffer_takes_total", "counter", "Buffers handed out.", (double)memory.takes);
     one(out, "attnd_buffer_misses_total", "counter", "Of these, asked from the system.",
         (double)memory.misses);
-    one(out, "process_resident_memory_bytes", "gauge", "Resident set size.", resident_bytes());
+    double resident = resident_bytes();
+    if (resident > 0)
+        one(out, "process_resident_memory_bytes", "gauge", "Resident set size.", resident);
 }
 
 /* Triton's names and units, for dashboards and autoscalers that know them. */
@@ -242,10 +248,11 @@ static const struct model_row model_rows[] = {
     {"nv_inference_compute_output_duration_us", "Encoding, summed.", output_us},
 };
 
-static void print_models(FILE *out, const struct server_service *service)
+static enum engine_code print_models(FILE *out, const struct server_service *service,
+                                     struct engine_error *err)
 {
     struct server_model_list list;
-    server_repository_list(service->repository, NULL, &list);
+    ENGINE_TRY(server_repository_list(service->repository, NULL, &list, err));
     for (size_t r = 0; r < sizeof model_rows / sizeof model_rows[0]; r++) {
         head(out, model_rows[r].name, "counter", model_rows[r].help);
         for (size_t i = 0; i < list.count; i++)
@@ -259,22 +266,52 @@ static void print_models(FILE *out, const struct server_service *service)
         fprintf(out, "attnd_model_ready{model=\"%s\",version=\"%s\"} %d\n", list.views[i].name,
                 list.views[i].version, list.views[i].state == API_MODEL_READY);
     server_repository_list_reset(&list);
+    return ENGINE_OK;
 }
 
-char *server_metrics_text(const struct server_service *service)
+/* What the page's stream writes to. open_memstream() would lose text that it has no room for and
+ * not say so. */
+struct page {
+    char *text;
+    size_t used, room;
+    bool failed;
+};
+
+static ssize_t write_page(void *argument, const char *bytes, size_t size)
 {
-    char *text = NULL;
-    size_t size = 0;
-    FILE *out = open_memstream(&text, &size);
+    struct page *page = argument;
+    size_t needed = page->used + size + 1;
+    char *grown = page->text;
+    if (!page->failed && needed > page->room) {
+        grown = realloc(page->text, 2 * needed);
+        page->failed = grown == NULL;
+        page->room = 2 * needed;
+    }
+    if (page->failed)
+        return 0;
+    page->text = grown;
+    memcpy(page->text + page->used, bytes, size);
+    page->used += size;
+    page->text[page->used] = '\0';
+    return (ssize_t)size;
+}
+
+enum engine_code server_metrics_text(const struct server_service *service, char **ret,
+                                     struct engine_error *err)
+{
+    struct page page = {.text = NULL};
+    FILE *out = fopencookie(&page, "w", (cookie_io_functions_t){.write = write_page});
     if (out == NULL)
-        return NULL;
+        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for the metrics");
     print_process(out, service);
     print_requests(out, service->metrics);
     print_histograms(out, service->metrics);
-    print_models(out, service);
-    if (fclose(out) != 0) {
-        free(text);
-        return NULL;
-    }
-    return text;
+    enum engine_code code = print_models(out, service, err);
+    if (fclose(out) != 0 || page.failed)
+        code = engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for the metrics");
+    if (code != ENGINE_OK)
+        free(page.text);
+    else
+        *ret = page.text;
+    return code;
 }

@@ -28,7 +28,8 @@ void server_metrics_cancelled(struct server_metrics *metrics);
 /* A request id that no other request of this process or its neighbours has. */
 void server_metrics_make_id(struct server_metrics *metrics, char *ret, size_t size);
 
-/* The whole page; malloc'd. NULL: no memory. */
-char *server_metrics_text(const struct server_service *service);
+/* The whole page; malloc'd. Errors: OUT_OF_MEMORY. */
+ENGINE_MUST_CHECK enum engine_code server_metrics_text(const struct server_service *service,
+                                                       char **ret, struct engine_error *err);
 
 #endif

@@ -44,8 +44,14 @@ void server_reply_error(struct server_request *request, const struct engine_erro
         request->error = *err;
     reply->status = api_error_body_status(err->code);
     reply->text = malloc(ERROR_BODY_BYTES);
-    if (reply->text != NULL)
+    if (reply->text != NULL) {
         reply->text_bytes = api_error_body_write(err, reply->text, ERROR_BODY_BYTES);
+    } else {
+        static const char short_of_memory[] = "{\"error\":\"no memory for the answer\"}";
+        reply->status = MHD_HTTP_SERVICE_UNAVAILABLE;
+        reply->static_text = short_of_memory;
+        reply->text_bytes = sizeof short_of_memory - 1;
+    }
     if (reply->status == MHD_HTTP_TOO_MANY_REQUESTS ||
         reply->status == MHD_HTTP_SERVICE_UNAVAILABLE)
         reply->retry_after_s = RETRY_AFTER_S;
@@ -138,79 +144,100 @@ static struct MHD_Response *response_of_text(struct server_request *request)
     return response;
 }
 
-static void add_number(struct MHD_Response *response, const char *name, long long value)
+/* Headers that find no memory are an answer that means something else: none is sent then. */
+struct headers {
+    struct MHD_Response *response;
+    bool failed;
+};
+
+static void add(struct headers *headers, const char *name, const char *value)
+{
+    if (MHD_add_response_header(headers->response, name, value) != MHD_YES)
+        headers->failed = true;
+}
+
+static void add_number(struct headers *headers, const char *name, long long value)
 {
     char text[24];
     snprintf(text, sizeof text, "%lld", value);
-    MHD_add_response_header(response, name, text);
+    add(headers, name, text);
 }
 
-static void add_type(struct MHD_Response *response, const struct server_reply *reply, bool is_infer)
+static void add_type(struct headers *headers, const struct server_reply *reply, bool is_infer)
 {
     const char *type = reply->content_type;
     char text[24];
     if (is_infer) {
         type = reply->infer.content_type;
         if (reply->infer.content_encoding != NULL)
-            MHD_add_response_header(response, "Content-Encoding", reply->infer.content_encoding);
+            add(headers, "Content-Encoding", reply->infer.content_encoding);
         if (reply->infer.header_content_length >= 0)
-            add_number(response, "Inference-Header-Content-Length",
+            add_number(headers, "Inference-Header-Content-Length",
                        reply->infer.header_content_length);
-        MHD_add_response_header(response, "X-Attnd-Precision", reply->infer.precision);
+        add(headers, "X-Attnd-Precision", reply->infer.precision);
         if (reply->infer.has_seed) {
             snprintf(text, sizeof text, "%llu", (unsigned long long)reply->infer.seed);
-            MHD_add_response_header(response, "X-Attnd-Seed", text);
+            add(headers, "X-Attnd-Seed", text);
         }
     }
-    MHD_add_response_header(response, "Content-Type", type != NULL ? type : "application/json");
+    add(headers, "Content-Type", type != NULL ? type : "application/json");
 }
 
 /* What a browser asks before it shows an answer to a page of another origin. Caches are told on
  * every answer, also on those without Origin. */
-static void add_cors(struct MHD_Response *response, const struct server_request *request)
+static void add_cors(struct headers *headers, const struct server_request *request)
 {
     const struct server_options *options = request->service->options;
     const char *origin = request->framing.origin;
     if (options->cors_origins.count == 0)
         return;
-    MHD_add_response_header(response, "Vary", "Origin");
+    add(headers, "Vary", "Origin");
     if (!server_origin_is_granted(options, origin))
         return;
-    MHD_add_response_header(response, "Access-Control-Allow-Origin", origin);
-    MHD_add_response_header(response, "Access-Control-Expose-Headers",
-                            "Inference-Header-Content-Length, X-Request-Id, Server-Timing, "
-                            "Retry-After, Allow");
+    add(headers, "Access-Control-Allow-Origin", origin);
+    add(headers, "Access-Control-Expose-Headers",
+        "Inference-Header-Content-Length, X-Request-Id, Server-Timing, "
+        "Retry-After, Allow");
     if (!request->match.options)
         return;
-    MHD_add_response_header(response, "Access-Control-Allow-Methods", request->match.allow);
-    MHD_add_response_header(response, "Access-Control-Allow-Headers",
-                            "Accept, Authorization, Content-Encoding, Content-Type, "
-                            "Inference-Header-Content-Length, X-Request-Id");
-    MHD_add_response_header(response, "Access-Control-Allow-Private-Network", "true");
-    MHD_add_response_header(response, "Access-Control-Max-Age", "600");
+    add(headers, "Access-Control-Allow-Methods", request->match.allow);
+    add(headers, "Access-Control-Allow-Headers",
+        "Accept, Authorization, Content-Encoding, Content-Type, "
+        "Inference-Header-Content-Length, X-Request-Id");
+    add(headers, "Access-Control-Allow-Private-Network", "true");
+    add(headers, "Access-Control-Max-Age", "600");
 }
 
-static void add_headers(struct MHD_Response *response, const struct server_request *request)
+static void add_all(struct headers *headers, const struct server_request *request)
 {
     const struct server_reply *reply = &request->reply;
     char text[128];
-    MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
-    MHD_add_response_header(response, "X-Request-Id", request->id);
-    add_cors(response, request);
+    add(headers, "X-Content-Type-Options", "nosniff");
+    add(headers, "X-Request-Id", request->id);
+    add_cors(headers, request);
     if (reply->allow != NULL)
-        MHD_add_response_header(response, "Allow", reply->allow);
+        add(headers, "Allow", reply->allow);
     if (reply->accept_encoding)
-        MHD_add_response_header(response, "Accept-Encoding", "gzip, deflate");
+        add(headers, "Accept-Encoding", "gzip, deflate");
     if (reply->retry_after_s > 0)
-        add_number(response, "Retry-After", reply->retry_after_s);
+        add_number(headers, "Retry-After", reply->retry_after_s);
     if (reply->close || server_shutdown_draining(request->service->shutdown))
-        MHD_add_response_header(response, "Connection", "close");
+        add(headers, "Connection", "close");
     if (reply->has_timing) {
         snprintf(text, sizeof text, "queue;dur=%.3f, compute;dur=%.3f, encode;dur=%.3f",
                  (double)reply->queue_ns / 1e6, (double)reply->compute_ns / 1e6,
                  (double)reply->encode_ns / 1e6);
-        MHD_add_response_header(response, "Server-Timing", text);
+        add(headers, "Server-Timing", text);
     }
+}
+
+/* No answer at all, and the log says so. */
+static bool give_up(struct server_request *request)
+{
+    request->reply.status = MHD_HTTP_SERVICE_UNAVAILABLE;
+    if (request->error.code == ENGINE_OK)
+        engine_error_set(&request->error, ENGINE_OUT_OF_MEMORY, "no memory for the answer");
+    return false;
 }
 
 bool server_reply_queue(struct server_request *request)
@@ -219,12 +246,14 @@ bool server_reply_queue(struct server_request *request)
     bool is_infer = reply->has_infer;
     struct MHD_Response *response =
         is_infer ? response_of_infer(request) : response_of_text(request);
+    struct headers headers = {.response = response};
     if (response == NULL)
-        return false;
+        return give_up(request);
     if (is_infer || request->sent_bytes > 0)
-        add_type(response, reply, is_infer);
-    add_headers(response, request);
-    enum MHD_Result queued = MHD_queue_response(request->mhd, (unsigned)reply->status, response);
+        add_type(&headers, reply, is_infer);
+    add_all(&headers, request);
+    bool queued = !headers.failed &&
+                  MHD_queue_response(request->mhd, (unsigned)reply->status, response) == MHD_YES;
     MHD_destroy_response(response);
-    return queued == MHD_YES;
+    return queued || give_up(request);
 }

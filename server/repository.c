@@ -420,8 +420,8 @@ static void add_view(struct server_model_list *list, const struct entry *entry,
     view->versions_count = entry->set.count;
 }
 
-void server_repository_list(struct server_repository *repository, const char *name,
-                            struct server_model_list *ret)
+enum engine_code server_repository_list(struct server_repository *repository, const char *name,
+                                        struct server_model_list *ret, struct engine_error *err)
 {
     memset(ret, 0, sizeof *ret);
     pthread_mutex_lock(&repository->lock);
@@ -444,6 +444,10 @@ void server_repository_list(struct server_repository *repository, const char *na
             add_view(ret, entry, NULL, first);
     }
     pthread_mutex_unlock(&repository->lock);
+    if (complete)
+        return ENGINE_OK;
+    server_repository_list_reset(ret);
+    return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for a list of models");
 }
 
 void server_repository_list_reset(struct server_model_list *list)
@@ -459,11 +463,12 @@ void server_repository_list_reset(struct server_model_list *list)
     memset(list, 0, sizeof *list);
 }
 
-bool server_repository_print(struct server_repository *repository, FILE *out)
+enum engine_code server_repository_print(struct server_repository *repository, FILE *out,
+                                         struct engine_error *err)
 {
     struct server_model_list list;
     bool all = true;
-    server_repository_list(repository, NULL, &list);
+    ENGINE_TRY(server_repository_list(repository, NULL, &list, err));
     for (size_t i = 0; i < list.count; i++) {
         const struct api_model_view *view = &list.views[i];
         all = all && view->model != NULL;
@@ -475,7 +480,8 @@ bool server_repository_print(struct server_repository *repository, FILE *out)
             fprintf(out, "%s: not servable: %s\n", view->name, view->reason);
     }
     server_repository_list_reset(&list);
-    return all;
+    return all ? ENGINE_OK
+               : engine_error_set(err, ENGINE_INVALID_ARGUMENT, "not all models can be served");
 }
 
 /* ---- loading and unloading -------------------------------------------------------------- */

@@ -38,7 +38,7 @@ ENGINE_MUST_CHECK enum engine_code server_repository_find(struct server_reposito
                                                           struct engine_error *err);
 
 /* Views for api/documents, each with its own copy of the statistics. A name without a loaded
- * version is one view without version. name NULL: all. Empty when memory is short. */
+ * version is one view without version. name NULL: all. Errors: OUT_OF_MEMORY, and it is empty. */
 struct server_model_list {
     struct api_model_view *views;
     size_t count;
@@ -48,8 +48,10 @@ struct server_model_list {
     char (*texts)[API_MAX_NAME_BYTES + 1]; /* names */
     char (*reasons)[256];
 };
-void server_repository_list(struct server_repository *repository, const char *name,
-                            struct server_model_list *ret);
+ENGINE_MUST_CHECK enum engine_code server_repository_list(struct server_repository *repository,
+                                                          const char *name,
+                                                          struct server_model_list *ret,
+                                                          struct engine_error *err);
 void server_repository_list_reset(struct server_model_list *list);
 
 /* May take long. Errors: NOT_FOUND, and those of server_model_open. */
@@ -61,7 +63,9 @@ ENGINE_MUST_CHECK enum engine_code server_repository_unload(struct server_reposi
                                                             const char *name,
                                                             struct engine_error *err);
 
-/* For --check: a line a version. Returns whether all models opened. */
-bool server_repository_print(struct server_repository *repository, FILE *out);
+/* For --check: a line a version. Errors: INVALID_ARGUMENT where a model did not open,
+ * OUT_OF_MEMORY. */
+ENGINE_MUST_CHECK enum engine_code server_repository_print(struct server_repository *repository,
+                                                           FILE *out, struct engine_error *err);
 
 #endif

@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <jansson.h>
+#include "engine/formats/json.h"
 
 enum { HEADER_LIMIT = 16 << 20, RANK_LIMIT = ENGINE_MAX_RANK, NAME_LIMIT = 512 };
 
@@ -218,8 +218,8 @@ static enum engine_code read_header(struct engine_safetensors *file, const unsig
     if (length == 0 || bytes[8] != '{')
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "safetensors: the header must begin with {");
-    file->header =
-        json_loadb((const char *)bytes + 8, (size_t)length, JSON_REJECT_DUPLICATES, &error);
+    ENGINE_TRY(engine_json_load((const char *)bytes + 8, (size_t)length, JSON_REJECT_DUPLICATES,
+                                &file->header, &error, err));
     if (file->header == NULL)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "safetensors: the header is no valid JSON at byte %d: %.100s",
@@ -340,7 +340,7 @@ static json_t *make_entry(const struct engine_tensor *tensor, size_t begin, size
 {
     json_t *shape = json_array();
     for (int i = 0; i < tensor->rank; i++)
-        json_array_append_new(shape, json_integer(tensor->shape[i]));
+        shape = engine_json_append(shape, json_integer(tensor->shape[i]));
     return json_pack("{s:s,s:o,s:[I,I]}", "dtype", dtype_text(tensor->dtype), "shape", shape,
                      "data_offsets", (json_int_t)begin, (json_int_t)end);
 }
@@ -353,14 +353,14 @@ static json_t *make_header(const struct engine_named_tensor *tensors, size_t cou
     if (metadata != NULL && metadata[0] != NULL) {
         json_t *strings = json_object();
         for (size_t i = 0; metadata[i] != NULL; i += 2)
-            json_object_set_new(strings, metadata[i], json_string(metadata[i + 1]));
-        json_object_set_new(header, "__metadata__", strings);
+            strings = engine_json_set(strings, metadata[i], json_string(metadata[i + 1]));
+        header = engine_json_set(header, "__metadata__", strings);
     }
     for (size_t i = 0; i < count; i++) {
         size_t bytes = 0;
         (void)engine_tensor_bytes(&tensors[i].tensor, &bytes);
-        json_object_set_new(header, tensors[i].name,
-                            make_entry(&tensors[i].tensor, at, at + bytes));
+        header = engine_json_set(header, tensors[i].name,
+                                 make_entry(&tensors[i].tensor, at, at + bytes));
         at += bytes;
     }
     return header;
@@ -370,11 +370,9 @@ enum engine_code engine_safetensors_header(const struct engine_named_tensor *ten
                                            const char *const *metadata, char **ret_header,
                                            size_t *ret_size, struct engine_error *err)
 {
-    json_t *header = make_header(tensors, count, metadata);
-    char *text = json_dumps(header, JSON_COMPACT);
+    char *text = engine_json_text(make_header(tensors, count, metadata), JSON_COMPACT);
     size_t length = text != NULL ? strlen(text) : 0, padded = (length + 7) / 8 * 8;
     unsigned char *bytes = malloc(8 + padded);
-    json_decref(header);
     if (text == NULL || bytes == NULL) {
         free(text);
         free(bytes);

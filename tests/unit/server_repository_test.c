@@ -149,7 +149,8 @@ static void a_broken_model_is_known_not_served_and_not_ready(void **state)
     assert_int_equal(find(repository, "good", "", found), ENGINE_OK);
     assert_int_equal(find(repository, "broken", "", found), ENGINE_UNAVAILABLE);
     assert_false(server_repository_ready(repository));
-    server_repository_list(repository, NULL, &list);
+    struct engine_error err = {0};
+    assert_int_equal(server_repository_list(repository, NULL, &list, &err), ENGINE_OK);
     assert_int_equal(list.count, 2);
     assert_string_equal(list.views[0].name, "broken");
     assert_int_equal(list.views[0].state, API_MODEL_UNAVAILABLE);
