@@ -72,11 +72,30 @@ static int open_beneath(const char *directory, const char *path)
     if (at < 0)
         return -1;
     int descriptor = (int)syscall(SYS_openat2, at, path, &how, sizeof how);
-    /* EPERM is what sandboxes answer to a system call that they do not know. */
-    if (descriptor < 0 && (errno == ENOSYS || errno == EPERM))
-        descriptor = open_resolved(directory, path);
+    int error = errno;
     close(at);
+    /* EPERM is what sandboxes answer to a system call that they do not know. */
+    if (descriptor < 0 && (error == ENOSYS || error == EPERM))
+        return open_resolved(directory, path);
+    errno = error;
     return descriptor;
+}
+
+/* A file that was not opened may be there all the same. *ret is -1 if it is not, or is out of
+ * reach. */
+static enum engine_code open_file(const char *directory, const char *path, int *ret,
+                                  struct engine_error *err)
+{
+    *ret = open_beneath(directory, path);
+    if (*ret >= 0)
+        return ENGINE_OK;
+    if (errno == ENOMEM || errno == EMFILE || errno == ENFILE)
+        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "cannot open %.100s: %s", path,
+                                strerror(errno));
+    if (errno == EIO || errno == EAGAIN)
+        return engine_error_set(err, ENGINE_INTERNAL, "cannot open %.100s: %s", path,
+                                strerror(errno));
+    return ENGINE_OK;
 }
 
 static enum engine_code read_descriptor(int descriptor, const char *name, size_t limit,
@@ -97,8 +116,11 @@ static enum engine_code read_descriptor(int descriptor, const char *name, size_t
         ssize_t got = read(descriptor, bytes + at, size - at);
         if (got < 0 && errno == EINTR)
             continue;
-        if (got <= 0)
-            break;
+        if (got <= 0) {
+            free(bytes);
+            return engine_error_set(err, ENGINE_INTERNAL, "%.100s: %zu of %zu bytes were read: %s",
+                                    name, at, size, got < 0 ? strerror(errno) : "it is cut");
+        }
         at += (size_t)got;
     }
     *ret = (struct content){bytes, at, bytes};
@@ -122,9 +144,9 @@ static enum engine_code read_file(const struct place *place, const char *name, s
         *ret = (struct content){file->bytes, file->size, NULL};
         return ENGINE_OK;
     }
-    int descriptor = place->directory != NULL && place->files_count == 0
-                         ? open_beneath(place->directory, name)
-                         : -1;
+    int descriptor = -1;
+    if (place->directory != NULL && place->files_count == 0)
+        ENGINE_TRY(open_file(place->directory, name, &descriptor, err));
     if (descriptor < 0)
         return engine_error_set(err, ENGINE_NOT_FOUND, "file %.150s is missing or out of reach",
                                 name);
@@ -133,20 +155,26 @@ static enum engine_code read_file(const struct place *place, const char *name, s
     return code;
 }
 
-static bool has_file(const struct place *place, const char *name)
+static enum engine_code has_file(const struct place *place, const char *name, bool *ret,
+                                 struct engine_error *err)
 {
+    int descriptor = -1;
+    *ret = find_file(place, name) != NULL;
     if (place->files_count > 0 || place->directory == NULL)
-        return find_file(place, name) != NULL;
-    int descriptor = open_beneath(place->directory, name);
+        return ENGINE_OK;
+    ENGINE_TRY(open_file(place->directory, name, &descriptor, err));
+    *ret = descriptor >= 0;
     if (descriptor >= 0)
         close(descriptor);
-    return descriptor >= 0;
+    return ENGINE_OK;
 }
 
-bool api_model_files_is_model(const char *directory)
+enum engine_code api_model_files_is_model(const char *directory, bool *ret,
+                                          struct engine_error *err)
 {
     const struct place place = {.directory = directory};
-    return has_file(&place, "layer.json") || has_file(&place, "model.json");
+    ENGINE_TRY(has_file(&place, "layer.json", ret, err));
+    return *ret ? ENGINE_OK : has_file(&place, "model.json", ret, err);
 }
 
 /* ---- weight files -------------------------------------------------------------------------- */
@@ -200,18 +228,21 @@ static void look_at(struct search *search, const char *name)
     }
 }
 
-static void search_place(const struct place *place, struct search *search)
+static enum engine_code search_place(const struct place *place, struct search *search,
+                                     struct engine_error *err)
 {
     for (size_t i = 0; i < place->files_count; i++)
         look_at(search, place->files[i].name);
     if (place->files_count > 0 || place->directory == NULL)
-        return;
+        return ENGINE_OK;
     DIR *directory = opendir(place->directory);
     if (directory == NULL)
-        return;
+        return engine_error_set(err, errno == ENOMEM ? ENGINE_OUT_OF_MEMORY : ENGINE_INTERNAL,
+                                "cannot list the model's directory: %s", strerror(errno));
     for (const struct dirent *entry; (entry = readdir(directory)) != NULL;)
         look_at(search, entry->d_name);
     closedir(directory);
+    return ENGINE_OK;
 }
 
 /* weights.safetensors, or the only other candidate. */
@@ -219,11 +250,13 @@ static enum engine_code find_weights(const struct place *place, char name[NAME_B
                                      struct engine_error *err)
 {
     struct search search = {.found = 0};
-    if (has_file(place, "weights.safetensors")) {
+    bool is_there;
+    ENGINE_TRY(has_file(place, "weights.safetensors", &is_there, err));
+    if (is_there) {
         strcpy(name, "weights.safetensors");
         return ENGINE_OK;
     }
-    search_place(place, &search);
+    ENGINE_TRY(search_place(place, &search, err));
     if (search.found == 1) {
         strcpy(name, search.name);
         return ENGINE_OK;
@@ -429,7 +462,9 @@ static enum engine_code read_model_file(const struct place *place, struct servin
                                         struct engine_error *err)
 {
     struct content content = {NULL, 0, NULL};
-    if (!has_file(place, "model.json"))
+    bool is_there;
+    ENGINE_TRY(has_file(place, "model.json", &is_there, err));
+    if (!is_there)
         return ENGINE_OK;
     ENGINE_TRY(read_file(place, "model.json", CONFIG_BYTES, &content, err));
     enum engine_code code = read_model_json(place, content.bytes, content.size, ret, err);

@@ -28,8 +28,10 @@ struct api_model_settings {
     int warmup_count;
 };
 
-/* true if the directory holds layer.json or model.json: otherwise it is no model. */
-bool api_model_files_is_model(const char *directory);
+/* *ret: the directory holds layer.json or model.json: otherwise it is no model. Errors: what keeps
+ * from looking, OUT_OF_MEMORY (descriptors too), INTERNAL. */
+ENGINE_MUST_CHECK enum engine_code api_model_files_is_model(const char *directory, bool *ret,
+                                                            struct engine_error *err);
 
 /* Opens the model of a directory. files, if files_count > 0, take the directory's place
  * (directory may then be NULL); config_json, if not NULL, takes layer.json's or model.json's

@@ -101,8 +101,11 @@ static enum engine_code walk_directory(const struct walk *walk, const char *dire
     struct dirent **names = NULL;
     int count = scandir(directory, &names, NULL, by_name);
     if (count < 0)
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "directory %.150s: %s", directory,
-                                strerror(errno));
+        return engine_error_set(err,
+                                errno == ENOMEM || errno == EMFILE || errno == ENFILE
+                                    ? ENGINE_OUT_OF_MEMORY
+                                    : ENGINE_INVALID_ARGUMENT,
+                                "directory %.150s: %s", directory, strerror(errno));
     enum engine_code code = ENGINE_OK;
     for (int i = 0; i < count; i++) {
         char path[PATH_BYTES];
@@ -139,10 +142,11 @@ static enum engine_code open_directory(struct opening *opening, const char *dire
                                        struct engine_error *err)
 {
     struct walk walk = {server_routes_is_version, open_version, opening};
+    bool is_model = true;
     ENGINE_TRY(walk_directory(&walk, directory, err));
-    if (opening->set->count > 0 && !api_model_files_is_model(directory))
-        return ENGINE_OK;
-    return open_version(opening, directory, "1", err);
+    if (opening->set->count > 0)
+        ENGINE_TRY(api_model_files_is_model(directory, &is_model, err));
+    return is_model ? open_version(opening, directory, "1", err) : ENGINE_OK;
 }
 
 /* ---- from memory ------------------------------------------------------------------------ */
@@ -260,16 +264,15 @@ static enum engine_code note_version(void *argument, const char *path, const cha
 {
     bool *is_model = argument;
     (void)version;
-    (void)err;
-    *is_model = *is_model || api_model_files_is_model(path);
-    return ENGINE_OK;
+    return *is_model ? ENGINE_OK : api_model_files_is_model(path, is_model, err);
 }
 
 static enum engine_code add_if_model(void *argument, const char *path, const char *name,
                                      struct engine_error *err)
 {
-    bool is_model = api_model_files_is_model(path);
+    bool is_model;
     struct walk walk = {server_routes_is_version, note_version, &is_model};
+    ENGINE_TRY(api_model_files_is_model(path, &is_model, err));
     if (!is_model)
         ENGINE_TRY(walk_directory(&walk, path, err));
     return is_model ? add_entry(argument, name, path, NULL, err) : ENGINE_OK;

@@ -296,8 +296,11 @@ static enum engine_code read_file(int descriptor, const char *path, unsigned cha
         ssize_t got = read(descriptor, bytes + at, size - at);
         if (got < 0 && errno == EINTR)
             continue;
-        if (got <= 0)
-            break;
+        if (got <= 0) {
+            free(bytes);
+            return engine_error_set(err, ENGINE_INTERNAL, "%.120s: %zu of %zu bytes were read",
+                                    path, at, size);
+        }
         at += (size_t)got;
     }
     *ret = bytes;

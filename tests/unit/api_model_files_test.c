@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -142,6 +143,15 @@ static void refused(struct opened opened, enum engine_code code, const char *par
                  opened.err.message);
 }
 
+static bool is_model(const char *directory)
+{
+    struct engine_error err = {0};
+    bool ret = false;
+    if (api_model_files_is_model(directory, &ret, &err) != ENGINE_OK)
+        fail_msg("%s: %s", directory, err.message);
+    return ret;
+}
+
 /* ---- tests ------------------------------------------------------------------------------ */
 
 static void a_golden_directory_is_a_model(void **state)
@@ -151,9 +161,26 @@ static void a_golden_directory_is_a_model(void **state)
     assert_int_equal(opened.heads, 5);
     assert_int_equal(opened.width, 16);
     assert_false(opened.settings.defaults.has_outputs);
-    assert_true(api_model_files_is_model(golden));
-    assert_false(api_model_files_is_model("tests/golden"));
-    assert_false(api_model_files_is_model("tests/there_is_none"));
+    assert_true(is_model(golden));
+    assert_false(is_model("tests/golden"));
+    assert_false(is_model("tests/there_is_none"));
+}
+
+static void a_file_that_cannot_be_opened_is_not_taken_for_missing(void **state)
+{
+    struct engine_error err = {0};
+    struct rlimit usual, none = {0, 0};
+    bool found;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &usual), 0);
+    none.rlim_max = usual.rlim_max;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    enum engine_code looked = api_model_files_is_model(golden, &found, &err);
+    struct opened opened = open_files(*state, golden, NULL, 0, NULL);
+    struct opened configured = open_files(*state, golden, NULL, 0, LAYER);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &usual), 0);
+    assert_int_equal(looked, ENGINE_OUT_OF_MEMORY);
+    refused(opened, ENGINE_OUT_OF_MEMORY, "cannot open model.json");
+    refused(configured, ENGINE_OUT_OF_MEMORY, "cannot open model.json");
 }
 
 static void model_json_says_how_it_is_served(void **state)
@@ -381,6 +408,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_golden_directory_is_a_model),
+        cmocka_unit_test(a_file_that_cannot_be_opened_is_not_taken_for_missing),
         WITH_ROOT(model_json_says_how_it_is_served),
         WITH_ROOT(model_json_may_hold_the_layer),
         WITH_ROOT(the_only_weight_file_is_found),
