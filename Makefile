@@ -37,7 +37,8 @@ ENGINE_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard engine/*.c engine/formats/*
 API_OBJ    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard api/*.c)) \
               $(patsubst %.cc,$(BUILD)/%.o,$(wildcard api/*.cc))
 CLIENT_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out api/client/attn.c,$(wildcard api/client/*.c)))
-SERVER_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out server/main.c,$(wildcard server/*.c)))
+SERVER_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out server/main.c,$(wildcard server/*.c))) \
+              $(patsubst %.cc,$(BUILD)/%.o,$(wildcard server/*.cc))
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/*_test.c))
 PROGRAMS   := $(BUILD)/attnd $(BUILD)/attn $(BUILD)/bench
 

@@ -7,6 +7,7 @@
 #include "engine/engine.h"
 #include "server/admission.h"
 #include "server/deadlines.h"
+#include "server/exceptions.h"
 #include "server/listener.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -37,7 +38,11 @@ static enum engine_code open_engine(struct server_service *service, struct engin
     };
     ENGINE_TRY(
         server_log_open(STDERR_FILENO, options->log_level, options->log_json, &service->log, err));
-    ENGINE_TRY(engine_open(&wanted, &service->engine, err));
+    server_exceptions_watch_code(true);
+    enum engine_code code = engine_open(&wanted, &service->engine, err);
+    server_exceptions_watch_code(false);
+    if (code != ENGINE_OK)
+        return code;
     const struct engine_facts *facts = engine_facts(service->engine);
     server_log_event(service->log, SERVER_LOG_INFO, NULL,
                      "attnd " SERVER_VERSION
@@ -125,6 +130,10 @@ static enum engine_code act(const struct server_options *options, struct engine_
     close_all(&service);
     return code;
 }
+
+/* The loader calls what stands here before it initialises the libraries. */
+__attribute__((section(".preinit_array"),
+               used)) static void (*const before_libraries)(void) = server_exceptions_watch;
 
 int main(int argc, char **argv)
 {
