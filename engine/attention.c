@@ -248,7 +248,9 @@ static void take_scores(struct unit *u)
     }
     u->stride = u->keys;
     engine_tensor_to_f32(given->dtype, from, u->tile, (size_t)(u->rows * u->keys));
-    engine_plan_round(plan, u->tile, u->rows * u->keys);
+    if (g->heads_new >
+        0) /* else they are returned as they were given, and cast when they are used */
+        engine_plan_round(plan, u->tile, u->rows * u->keys);
 }
 
 /* ---- both ---------------------------------------------------------------------------------------
@@ -266,6 +268,16 @@ static void drop(const struct unit *u)
                              u->tile + i * u->stride, (size_t)u->live);
 }
 
+/* What the softmax did not round: scores given to a full reuse, and dropout's results. */
+static void round_weights(const struct unit *u)
+{
+    const struct engine_plan *plan = u->plan;
+    if (!plan->rounds || (!drops(plan) && plan->geometry.heads_new > 0))
+        return;
+    for (int64_t i = 0; i < u->rows; i++)
+        engine_plan_round(plan, u->tile + i * u->stride, u->live);
+}
+
 static void scale_context(const struct unit *u)
 {
     int64_t width = u->plan->geometry.value_dim;
@@ -276,6 +288,17 @@ static void scale_context(const struct unit *u)
     for (int64_t i = 0; i < u->rows; i++)
         for (int64_t j = 0; j < width; j++)
             u->context[i * width + j] *= u->factors[i];
+}
+
+/* Heads lie [reused | new] in one operand, or in two if the output is two parts. */
+static void write_context(const struct unit *u, int64_t head)
+{
+    const struct engine_plan *plan = u->plan;
+    const struct engine_geometry *g = &plan->geometry;
+    bool second = head * g->value_dim >= plan->contexts[0].depth;
+    int64_t column = head * g->value_dim - (second ? plan->contexts[0].depth : 0);
+    plan->kernel->left_write(&plan->contexts[second], u->outer * g->queries + u->query0, u->rows,
+                             column, g->value_dim, u->context, g->value_dim);
 }
 
 static void multiply_values(struct unit *u)
@@ -301,8 +324,7 @@ static void multiply_values(struct unit *u)
     if (u->deferred)
         scale_context(u);
     engine_plan_round(plan, u->context, u->rows * g->value_dim);
-    plan->kernel->left_write(&plan->context, u->outer * g->queries + u->query0, u->rows,
-                             head * g->value_dim, g->value_dim, u->context, g->value_dim);
+    write_context(u, head);
 }
 
 static void attend(const struct engine_plan *plan, int64_t unit, struct engine_arena *arena)
@@ -328,6 +350,7 @@ static void attend(const struct engine_plan *plan, int64_t unit, struct engine_a
     if (!plan->wants_output)
         return;
     drop(&u);
+    round_weights(&u);
     multiply_values(&u);
 }
 

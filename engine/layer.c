@@ -27,6 +27,26 @@ void engine_layer_defaults(struct engine_layer_config *ret)
     ret->value_shape.rank = -1;
 }
 
+enum engine_dtype engine_layer_dtype(enum engine_policy policy)
+{
+    switch (policy) {
+    case ENGINE_POLICY_MIXED_FLOAT16:
+        return ENGINE_F16;
+    case ENGINE_POLICY_MIXED_BFLOAT16:
+        return ENGINE_BF16;
+    case ENGINE_POLICY_FLOAT64:
+        return ENGINE_F64;
+    case ENGINE_POLICY_FLOAT32:
+        break;
+    }
+    return ENGINE_F32;
+}
+
+bool engine_layer_rounds(enum engine_policy policy)
+{
+    return policy == ENGINE_POLICY_MIXED_FLOAT16 || policy == ENGINE_POLICY_MIXED_BFLOAT16;
+}
+
 int64_t engine_layer_heads_reused(const struct engine_layer_config *config)
 {
     if (config->reuse_attention_true)

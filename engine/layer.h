@@ -23,6 +23,11 @@ enum engine_policy {
     ENGINE_POLICY_FLOAT64
 };
 
+/* The type that a policy computes in. Under the 16-bit ones each operation's result is rounded to
+ * it; the weights are kept as float32 and cast where they are used, as Keras does. */
+enum engine_dtype engine_layer_dtype(enum engine_policy policy);
+bool engine_layer_rounds(enum engine_policy policy); /* to 16 bits */
+
 enum engine_initializer_kind {
     ENGINE_INITIALIZER_ZEROS,
     ENGINE_INITIALIZER_ONES,

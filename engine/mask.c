@@ -1,6 +1,7 @@
 /* mask.c - see mask.h. */
 #include "engine/mask.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define NEGATIVE_F32  (-1e9f)
@@ -16,34 +17,43 @@ static enum engine_code refuse_rank(const struct engine_tensor *mask, int least,
         mask->rank, engine_tensor_shape_text(mask, shape, sizeof shape), least, most);
 }
 
-static enum engine_code check_dimension(const struct engine_tensor *mask,
-                                        const struct engine_tensor *scores, int dimension,
-                                        int64_t size, struct engine_error *err)
+static enum engine_code refuse_size(const struct engine_tensor *mask,
+                                    const struct engine_geometry *g, int dimension, int64_t size,
+                                    struct engine_error *err)
 {
-    char shape[128], wanted[128];
-    if (size == 1 || size == scores->shape[dimension])
-        return ENGINE_OK;
+    char shape[128], wanted[128], heads[64] = "";
+    if (dimension == 1 + g->free_axes && g->heads_reused > 0)
+        snprintf(heads, sizeof heads, " (%lld of them new, which it may have instead)",
+                 (long long)g->heads_new);
     return engine_error_set(
         err, ENGINE_SHAPE_MISMATCH,
-        "attention_mask %s does not broadcast to the scores %s: dimension %d of the scores is %lld,"
-        " the mask has %lld",
+        "attention_mask %s does not broadcast to the scores %s: dimension %d of the scores is "
+        "%lld%s, the mask has %lld",
         engine_tensor_shape_text(mask, shape, sizeof shape),
-        engine_tensor_shape_text(scores, wanted, sizeof wanted), dimension,
-        (long long)scores->shape[dimension], (long long)size);
+        engine_tensor_shape_text(&g->scores, wanted, sizeof wanted), dimension,
+        (long long)g->scores.shape[dimension], heads, (long long)size);
+}
+
+/* Masks touch new heads only, which come first: of N heads in a mask the first N - R are used. */
+static bool fits(const struct engine_geometry *g, int dimension, int64_t size)
+{
+    if (dimension == 1 + g->free_axes && size == g->heads_new)
+        return true;
+    return size == 1 || size == g->scores.shape[dimension];
 }
 
 /* Aligns the mask's dimensions with the scores': leading ones left, the last 2 * axes right. */
 static enum engine_code align(struct engine_mask *ret, const struct engine_tensor *mask,
-                              const struct engine_tensor *scores, int attended,
-                              struct engine_error *err)
+                              const struct engine_geometry *g, struct engine_error *err)
 {
-    int leading = mask->rank - attended, inserted = scores->rank - mask->rank;
+    int leading = mask->rank - 2 * g->axes, inserted = g->scores.rank - mask->rank;
     int64_t stride = 1;
-    for (int i = scores->rank - 1; i >= 0; i--) {
+    for (int i = g->scores.rank - 1; i >= 0; i--) {
         bool is_inserted = i >= leading && i < leading + inserted;
         int64_t size = is_inserted ? 1 : mask->shape[i < leading ? i : i - inserted];
-        ENGINE_TRY(check_dimension(mask, scores, i, size, err));
-        ret->counts[i] = scores->shape[i];
+        if (!fits(g, i, size))
+            return refuse_size(mask, g, i, size, err);
+        ret->counts[i] = i == 1 + g->free_axes ? g->heads_new : g->scores.shape[i];
         ret->source_strides[i] = size == 1 ? 0 : stride;
         stride *= size;
     }
@@ -63,15 +73,16 @@ static int64_t group_count(const struct engine_mask *mask, int first, int count)
 }
 
 enum engine_code engine_mask_init(struct engine_mask *ret, const struct engine_tensor *mask,
-                                  const struct engine_tensor *scores, int free_axes,
-                                  enum engine_policy policy, struct engine_error *err)
+                                  const struct engine_geometry *g, enum engine_policy policy,
+                                  struct engine_error *err)
 {
-    int axes = (scores->rank - 2 - free_axes) / 2;
+    const struct engine_tensor *scores = &g->scores;
+    int axes = g->axes;
     struct engine_mask result = {.source = *mask, .policy = policy, .rank = scores->rank};
     if (mask->rank < 2 * axes || mask->rank > scores->rank)
         return refuse_rank(mask, 2 * axes, scores->rank, err);
-    ENGINE_TRY(align(&result, mask, scores, 2 * axes, err));
-    const int groups[4] = {1 + free_axes, 1, axes, axes};
+    ENGINE_TRY(align(&result, mask, g, err));
+    const int groups[4] = {1 + g->free_axes, 1, axes, axes};
     memcpy(result.groups, groups, sizeof groups);
     result.outer_count = group_count(&result, 0, groups[0]);
     result.head_count = group_count(&result, groups[0], 1);
@@ -112,21 +123,25 @@ static int64_t row_offset(const struct engine_mask *mask, int64_t outer, int64_t
            group_offset(mask, groups[0] + 1, groups[2], query);
 }
 
+static float rounded_adder(enum engine_dtype dtype, float value, float negative)
+{
+    engine_tensor_round(dtype, &value, 1);
+    value = 1.0f - value;
+    engine_tensor_round(dtype, &value, 1);
+    value *= negative;
+    engine_tensor_round(dtype, &value, 1);
+    return value;
+}
+
 double engine_mask_adder(enum engine_policy policy, double value)
 {
     switch (policy) {
     case ENGINE_POLICY_FLOAT64:
         return (1.0 - value) * -1e9;
-    case ENGINE_POLICY_MIXED_FLOAT16: {
-        float rounded = engine_tensor_f16_value(engine_tensor_f16_bits((float)value));
-        rounded = engine_tensor_f16_value(engine_tensor_f16_bits(1.0f - rounded));
-        return (double)engine_tensor_f16_value(engine_tensor_f16_bits(rounded * NEGATIVE_F16));
-    }
-    case ENGINE_POLICY_MIXED_BFLOAT16: {
-        float rounded = engine_tensor_bf16_value(engine_tensor_bf16_bits((float)value));
-        rounded = engine_tensor_bf16_value(engine_tensor_bf16_bits(1.0f - rounded));
-        return (double)engine_tensor_bf16_value(engine_tensor_bf16_bits(rounded * NEGATIVE_BF16));
-    }
+    case ENGINE_POLICY_MIXED_FLOAT16:
+        return (double)rounded_adder(ENGINE_F16, (float)value, NEGATIVE_F16);
+    case ENGINE_POLICY_MIXED_BFLOAT16:
+        return (double)rounded_adder(ENGINE_BF16, (float)value, NEGATIVE_BF16);
     case ENGINE_POLICY_FLOAT32:
         break;
     }

@@ -4,11 +4,12 @@
  *     NEG = -1e9 (float32, float64), -998244352 (bfloat16), -32752 (float16)
  *
  * A mask has 2 * axes to rank(scores) dimensions; ones are inserted before its last 2 * axes
- * dimensions until the ranks match, then each dimension is 1 or that of the scores. Values are
- * arithmetic, not tested: 0.5 adds half of NEG. The adder is kept as rows over the keys, with
- * strides of 0 where it is the same for all outer rows, heads or queries.
- * Source: reuse_attention.py _masked_softmax; tf_keras/layers/activation/softmax.py (v2.21).
- * Threads: any; fill writes the caller's memory only. */
+ * dimensions until the ranks match, then each dimension is 1 or that of the scores. It concerns the
+ * new heads only: a heads dimension has N - R of them, as the layer wants it, or N, of which the
+ * first N - R are used. Values are arithmetic, not tested: 0.5 adds half of NEG. The adder is kept
+ * as rows over the keys, with strides of 0 where it is the same for all outer rows, heads or
+ * queries. Source: reuse_attention.py _masked_softmax; tf_keras/layers/activation/softmax.py
+ * (v2.21). Threads: any; fill writes the caller's memory only. */
 #ifndef ENGINE_MASK_H
 #define ENGINE_MASK_H
 
@@ -17,6 +18,7 @@
 #include <stdint.h>
 
 #include "engine/error.h"
+#include "engine/geometry.h"
 #include "engine/layer.h"
 #include "engine/tensor.h"
 
@@ -25,19 +27,19 @@ struct engine_mask {
     enum engine_policy policy;
     int rank;                                /* of the scores */
     int groups[4];                           /* dimensions that are outer, heads, queries, keys */
-    int64_t counts[ENGINE_MAX_RANK];         /* of the scores */
+    int64_t counts[ENGINE_MAX_RANK];         /* of the scores of new heads */
     int64_t source_strides[ENGINE_MAX_RANK]; /* of the mask, 0 where it broadcasts */
     int64_t outer_count, head_count, query_count, keys; /* 1 where the adder broadcasts */
     int64_t outer_stride, head_stride, query_stride; /* of the adder, in elements; 0: broadcast */
     size_t floats;                                   /* of the whole adder */
 };
 
-/* Checks the mask against the scores' shape: free_axes and axes as in the geometry. Errors:
- * SHAPE_MISMATCH, INVALID_ARGUMENT, TOO_LARGE. */
+/* Checks the mask against the geometry's scores. Errors: SHAPE_MISMATCH, INVALID_ARGUMENT,
+ * TOO_LARGE. */
 ENGINE_MUST_CHECK enum engine_code engine_mask_init(struct engine_mask *ret,
                                                     const struct engine_tensor *mask,
-                                                    const struct engine_tensor *scores,
-                                                    int free_axes, enum engine_policy policy,
+                                                    const struct engine_geometry *geometry,
+                                                    enum engine_policy policy,
                                                     struct engine_error *err);
 
 /* Writes rows row0 .. row0 + rows of the adder (outer x head x query counts), keys each. */

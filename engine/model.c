@@ -59,7 +59,7 @@ struct source {
 static enum engine_code write_block(const struct engine_kernel *kernel,
                                     const struct engine_model_projection *p, int64_t b,
                                     const struct source *sources, int count,
-                                    struct engine_error *err)
+                                    enum engine_dtype dtype, struct engine_error *err)
 {
     const struct engine_right *right = &p->rights[b];
     int64_t first = b * p->block_heads * p->width, columns = right->columns;
@@ -75,9 +75,23 @@ static enum engine_code write_block(const struct engine_kernel *kernel,
                     tile[(s->k0 + k) * columns + j] =
                         s->data[k * stride + first + j - column0] * s->factor;
     }
+    engine_tensor_round(dtype, tile, (size_t)(p->depth * columns));
     kernel->right_write_rows(right, 0, p->depth, 0, columns, tile, columns);
     free(tile);
     return ENGINE_OK;
+}
+
+/* Two output layers whose sums are rounded one by one. */
+static bool has_two_outputs(const struct engine_layer_config *config)
+{
+    return engine_layer_rounds(config->policy) && engine_layer_heads_new(config) > 0 &&
+           engine_layer_heads_reused(config) > 0;
+}
+
+static float query_factor(const struct engine_layer_config *config)
+{
+    return engine_layer_rounds(config->policy) ? 1.0f
+                                               : (float)(1.0 / sqrt((double)config->key_dim));
 }
 
 static const float *weight(const struct engine_model *model, enum engine_weight index)
@@ -96,9 +110,12 @@ static int part_sources(const struct engine_model *model, enum engine_model_part
     int count = 0;
     switch (part) {
     case ENGINE_MODEL_QUERY:
-        ret[count++] = (struct source){
-            weight(model, ENGINE_WEIGHT_QUERY_KERNEL),         0, w->query_width, 0, fresh,
-            (float)(1.0 / sqrt((double)model->config.key_dim))};
+        ret[count++] = (struct source){weight(model, ENGINE_WEIGHT_QUERY_KERNEL),
+                                       0,
+                                       w->query_width,
+                                       0,
+                                       fresh,
+                                       query_factor(&model->config)};
         return count;
     case ENGINE_MODEL_KEY:
         ret[count++] = (struct source){
@@ -124,12 +141,13 @@ static int part_sources(const struct engine_model *model, enum engine_model_part
         break;
     }
     int64_t columns = engine_model_output_width(model);
-    if (reused > 0)
+    bool both = !has_two_outputs(&model->config);
+    if (reused > 0 && (both || part == ENGINE_MODEL_OUTPUT))
         ret[count++] = (struct source){
             weight(model, ENGINE_WEIGHT_OUTPUT_REUSE_KERNEL), 0, reused * dim, 0, columns, 1.0f};
-    if (fresh > 0)
+    if (fresh > 0 && (both || part == ENGINE_MODEL_OUTPUT_NEW))
         ret[count++] = (struct source){weight(model, ENGINE_WEIGHT_OUTPUT_NEW_KERNEL),
-                                       reused * dim,
+                                       both ? reused * dim : 0,
                                        fresh * dim,
                                        0,
                                        columns,
@@ -152,8 +170,14 @@ static void part_sizes(const struct engine_model *model, enum engine_model_part 
     case ENGINE_MODEL_VALUE:
         *depth = model->weights.value_width, *heads = config->num_heads, *width = dim;
         return;
+    case ENGINE_MODEL_OUTPUT_NEW:
+        if (!has_two_outputs(config))
+            return;
+        *depth = fresh * dim, *heads = engine_model_output_width(model), *width = 1;
+        return;
     default:
-        *depth = config->num_heads * dim, *heads = engine_model_output_width(model), *width = 1;
+        *depth = (has_two_outputs(config) ? config->num_heads - fresh : config->num_heads) * dim;
+        *heads = engine_model_output_width(model), *width = 1;
     }
 }
 
@@ -166,6 +190,7 @@ static enum engine_code part_bias(const struct engine_model *model, enum engine_
         {ENGINE_WEIGHT_KEY_BIAS, ENGINE_WEIGHT_KEY_BIAS},
         {ENGINE_WEIGHT_VALUE_REUSE_BIAS, ENGINE_WEIGHT_VALUE_NEW_BIAS},
         {ENGINE_WEIGHT_OUTPUT_REUSE_BIAS, ENGINE_WEIGHT_OUTPUT_NEW_BIAS},
+        {ENGINE_WEIGHT_OUTPUT_NEW_BIAS, ENGINE_WEIGHT_OUTPUT_NEW_BIAS},
     };
     const float *first = weight(model, pairs[part][0]);
     const float *second = pairs[part][1] != pairs[part][0] ? weight(model, pairs[part][1]) : NULL;
@@ -186,7 +211,8 @@ static enum engine_code part_bias(const struct engine_model *model, enum engine_
     }
     if (part == ENGINE_MODEL_QUERY)
         for (int64_t i = 0; i < columns; i++)
-            bias[i] *= (float)(1.0 / sqrt((double)model->config.key_dim));
+            bias[i] *= query_factor(&model->config);
+    engine_tensor_round(engine_layer_dtype(model->config.policy), bias, (size_t)columns);
     *ret = bias;
     return ENGINE_OK;
 }
@@ -210,7 +236,8 @@ static enum engine_code pack_part(const struct engine_model *model, struct engin
     int count = p->heads > 0 ? part_sources(model, part, sources) : 0;
     (void)place(p, ret->kernel, memory);
     for (int64_t b = 0; b < p->blocks; b++)
-        ENGINE_TRY(write_block(ret->kernel, p, b, sources, count, err));
+        ENGINE_TRY(write_block(ret->kernel, p, b, sources, count,
+                               engine_layer_dtype(model->config.policy), err));
     ENGINE_TRY(part_bias(model, part, p->heads * p->width, &ret->biases[part], err));
     p->bias = ret->biases[part];
     return ENGINE_OK;
@@ -235,7 +262,7 @@ static enum engine_code pack(const struct engine_model *model, const struct engi
     struct engine_model_packed packed = {.kernel = kernel};
     enum engine_code code = ENGINE_OK;
     for (int i = 0; i < ENGINE_MODEL_PARTS; i++) {
-        int64_t depth, heads, width;
+        int64_t depth = 0, heads = 0, width = 0;
         part_sizes(model, (enum engine_model_part)i, &depth, &heads, &width);
         lay_out(&packed.parts[i], kernel, depth, heads, width);
         sizes[i] = place(&packed.parts[i], kernel, NULL);
@@ -318,6 +345,8 @@ static enum engine_code fill(struct engine_model *model, const struct engine_mod
     enum engine_precision precision = engine_instance_precision(model->engine, model->precision);
     ENGINE_TRY(engine_model_pack(model, engine_instance_kernel(model->engine, precision, 0),
                                  &packed, err));
+    if (engine_layer_rounds(model->config.policy))
+        return ENGINE_OK; /* no other kernel serves it */
     return engine_model_pack(model, engine_instance_kernel(model->engine, precision, INT64_MAX),
                              &packed, err);
 }

@@ -3,10 +3,12 @@
  * Four merged projections: query and key for the new heads, value for [reused | new] heads, output
  * with its depth ordered the same way, so that the two output layers and their sum are one product.
  * The query's weights and bias carry the factor 1/sqrt(key_dim).
- * Each projection is cut into blocks of whole heads (of columns, for the output), each a right
- * operand of its own, small enough that the next one is prefetched while it is used.
- * Weights are packed for the kernels of the model's own precision at load, for others when they are
- * first used. Threads: any. */
+ * Under a 16-bit policy the results of all operations are rounded: weights are cast to the type,
+ * the factor is left to the caller, and where some heads are reused the output is two parts. Each
+ * projection is cut into blocks of whole heads (of columns, for the output), each a right operand
+ * of its own, small enough that the next one is prefetched while it is used. Weights are packed for
+ * the kernels of the model's own precision at load, for others when they are first used. Threads:
+ * any. */
 #ifndef ENGINE_MODEL_H
 #define ENGINE_MODEL_H
 
@@ -22,6 +24,7 @@ enum engine_model_part {
     ENGINE_MODEL_KEY,
     ENGINE_MODEL_VALUE,
     ENGINE_MODEL_OUTPUT,
+    ENGINE_MODEL_OUTPUT_NEW, /* the new heads' alone; empty if OUTPUT has all */
     ENGINE_MODEL_PARTS
 };
 

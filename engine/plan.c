@@ -26,19 +26,7 @@ enum { WORTH_SKIPPING = 8 };
 
 void engine_plan_round(const struct engine_plan *plan, float *values, int64_t count)
 {
-    enum engine_policy policy = plan->model->config.policy;
-    if (policy == ENGINE_POLICY_MIXED_BFLOAT16)
-        for (int64_t i = 0; i < count; i++)
-            values[i] = engine_tensor_bf16_value(engine_tensor_bf16_bits(values[i]));
-    if (policy == ENGINE_POLICY_MIXED_FLOAT16)
-        for (int64_t i = 0; i < count; i++)
-            values[i] = engine_tensor_f16_value(engine_tensor_f16_bits(values[i]));
-}
-
-static bool is_16_bit(const struct engine_plan *plan)
-{
-    enum engine_policy policy = plan->model->config.policy;
-    return policy == ENGINE_POLICY_MIXED_BFLOAT16 || policy == ENGINE_POLICY_MIXED_FLOAT16;
+    engine_tensor_round(engine_layer_dtype(plan->model->config.policy), values, (size_t)count);
 }
 
 static int64_t ceil_div(int64_t a, int64_t b)
@@ -171,7 +159,7 @@ static enum engine_code lay_out_input(struct engine_plan *plan, enum engine_inpu
             return ENGINE_OK;
         }
     if (plan->kernel->left_is_plain && input->map->identity && input->source.dtype == ENGINE_F32 &&
-        !is_16_bit(plan)) {
+        !plan->rounds) {
         input->left = (struct engine_left){
             .data = input->source.data, .depth = input->width, .stride = input->width};
         return ENGINE_OK;
@@ -199,8 +187,11 @@ static enum engine_code lay_out_operands(struct engine_plan *plan, struct engine
         bytes = kernel->right_init(&plan->value_right, g->keys, g->value_dim, false);
         plan->values.bytes = engine_arena_bytes(bytes);
         ENGINE_TRY(reserve(plan, bytes, g->outer * g->heads, &plan->values.offset, err));
-        bytes = kernel->left_init(&plan->context, g->outer * g->queries, g->heads * g->value_dim);
-        ENGINE_TRY(reserve(plan, bytes, 1, &plan->context_offset, err));
+        for (int i = 0; i < 2; i++) {
+            int64_t depth = plan->packed->parts[ENGINE_MODEL_OUTPUT + i].depth;
+            bytes = kernel->left_init(&plan->contexts[i], g->outer * g->queries, depth);
+            ENGINE_TRY(reserve(plan, depth > 0 ? bytes : 0, 1, &plan->context_offsets[i], err));
+        }
     }
     ENGINE_TRY(reserve(plan, ENGINE_PLAN_BOUNDS * sizeof(uint32_t) * (size_t)g->outer, 1,
                        &plan->bounds_offset, err));
@@ -356,7 +347,8 @@ static enum engine_code prepare(struct engine_plan *plan, struct engine_error *e
     for (int i = 0; i < 3; i++)
         if (plan->inputs[i].gathered)
             plan->inputs[i].left.data = engine_plan_at(plan, plan->inputs[i].offset);
-    plan->context.data = engine_plan_at(plan, plan->context_offset);
+    for (int i = 0; i < 2; i++)
+        plan->contexts[i].data = engine_plan_at(plan, plan->context_offsets[i]);
     if (plan->geometry.outer > 0)
         memset(engine_plan_at(plan, plan->bounds_offset), 0,
                ENGINE_PLAN_BOUNDS * sizeof(uint32_t) * (size_t)plan->geometry.outer);
@@ -430,15 +422,16 @@ static enum engine_code fill(struct engine_plan *plan, struct engine_error *err)
     ENGINE_TRY(
         engine_geometry_init(&plan->geometry, &model->config, &model->weights, &plan->call, err));
     int64_t queries = plan->geometry.queries, keys = plan->geometry.keys;
-    plan->kernel = engine_instance_kernel(plan->engine, plan->facts.precision,
-                                          queries > keys ? queries : keys);
+    int64_t length = queries > keys ? queries : keys;
+    plan->rounds = engine_layer_rounds(model->config.policy);
+    if (plan->rounds) /* what overflows stays infinite, which it does not in planes (kernel.h) */
+        length = 0;
+    plan->kernel = engine_instance_kernel(plan->engine, plan->facts.precision, length);
     ENGINE_TRY(check_wishes(plan, err));
     plan->facts.batch = plan->geometry.batch;
-    plan->rounds = is_16_bit(plan);
     plan->backwards = atomic_fetch_add_explicit(&model->turns, 1, memory_order_relaxed) % 2 != 0;
     if (mask->data != NULL && plan->geometry.heads_new > 0) {
-        ENGINE_TRY(engine_mask_init(&plan->mask, mask, &plan->geometry.scores,
-                                    plan->geometry.free_axes, model->config.policy, err));
+        ENGINE_TRY(engine_mask_init(&plan->mask, mask, &plan->geometry, model->config.policy, err));
         plan->has_mask = plan->mask.floats > 0;
     }
     ENGINE_TRY(shape_outputs(plan, err));

@@ -78,11 +78,12 @@ struct engine_plan {
     size_t wide_output_offset, wide_scores_offset;
     struct engine_mask mask;
     struct engine_plan_input inputs[3]; /* query, value, key */
-    struct engine_plan_stage stages[4]; /* by engine_model_part */
-    struct engine_left query_left, context;
+    struct engine_plan_stage stages[ENGINE_MODEL_PARTS];
+    struct engine_left query_left;
+    struct engine_left contexts[2]; /* one for each output part of the model */
     struct engine_right key_right, value_right;
     struct engine_plan_operands queries, keys, values;
-    size_t context_offset, adder_offset, bounds_offset;
+    size_t context_offsets[2], adder_offset, bounds_offset;
     int64_t tile_rows, query_blocks, mask_units;
     int64_t attend_blocks; /* blocks of queries of one head in a unit: several if they are small */
     int64_t score_heads, score_rows, score_keys; /* of the scores returned */

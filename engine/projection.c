@@ -1,6 +1,7 @@
 /* projection.c - see projection.h. */
 #include "engine/projection.h"
 
+#include <math.h>
 #include <string.h>
 
 static int64_t least(int64_t a, int64_t b)
@@ -16,7 +17,7 @@ static int64_t tile_stride(int64_t columns)
 
 size_t engine_projection_scratch_bytes(const struct engine_plan *plan)
 {
-    size_t tile = 0, gathered = 0;
+    size_t tile = 0, other = 0, gathered = 0;
     for (int i = 0; i < ENGINE_MODEL_PARTS; i++) {
         const struct engine_plan_stage *s = &plan->stages[i];
         if (s->units == 0)
@@ -24,6 +25,8 @@ size_t engine_projection_scratch_bytes(const struct engine_plan *plan)
         size_t bytes = sizeof(float) * (size_t)(s->block_rows * s->block_groups) *
                        (size_t)tile_stride(s->projection->block_heads * s->projection->width);
         tile = bytes > tile ? bytes : tile;
+        if (i == ENGINE_MODEL_OUTPUT && plan->packed->parts[ENGINE_MODEL_OUTPUT_NEW].blocks > 0)
+            other = bytes;
     }
     for (int i = 0; i < 3; i++) {
         size_t bytes = plan->inputs[i].gathered
@@ -31,7 +34,8 @@ size_t engine_projection_scratch_bytes(const struct engine_plan *plan)
                            : 0;
         gathered = bytes > gathered ? bytes : gathered;
     }
-    size_t project = engine_arena_bytes(tile) + engine_arena_bytes(plan->kernel->scratch_bytes);
+    size_t project = engine_arena_bytes(tile) + engine_arena_bytes(other) +
+                     engine_arena_bytes(plan->kernel->scratch_bytes);
     return project > gathered ? project : engine_arena_bytes(gathered);
 }
 
@@ -68,6 +72,7 @@ struct block {
     int64_t head0, heads;
     float *tile;
     int64_t stride;
+    float *other; /* for the second output's product; else NULL */
 };
 
 /* Products are added to what the tile holds: the bias, laid under them, costs no pass of its own.
@@ -168,13 +173,58 @@ static bool lies_as_computed(const struct engine_plan *plan)
            plan->facts.outputs[ENGINE_ATTENTION_OUTPUT].dtype == ENGINE_F32;
 }
 
+static void add_rounded(const struct block *b, float *row, const float *more, int64_t count)
+{
+    for (int64_t j = 0; j < count; j++)
+        row[j] += more[j];
+    engine_plan_round(b->plan, row, count);
+}
+
+/* What follows a product under a 16-bit policy, each step rounded: the bias and, since the layer
+ * scales a query that was rounded already, 1/sqrt(key_dim). */
+static void round_steps(const struct block *b)
+{
+    const struct engine_model_projection *p = b->stage->projection;
+    int64_t columns = b->heads * p->width;
+    float factor = (float)(1.0 / sqrt((double)b->plan->geometry.key_dim));
+    engine_plan_round(b->plan, &factor, 1);
+    for (int64_t i = 0; i < b->rows; i++) {
+        float *row = b->tile + i * b->stride;
+        engine_plan_round(b->plan, row, columns);
+        if (p->bias != NULL)
+            add_rounded(b, row, p->bias + b->head0 * p->width, columns);
+        if (b->part != ENGINE_MODEL_QUERY)
+            continue;
+        for (int64_t j = 0; j < columns; j++)
+            row[j] *= factor;
+        engine_plan_round(b->plan, row, columns);
+    }
+}
+
+/* The other output layer's product where its result is rounded before the two are added. */
+static void add_new_output(const struct block *b, int64_t index, void *scratch)
+{
+    const struct engine_plan *plan = b->plan;
+    const struct engine_model_projection *p = &plan->packed->parts[ENGINE_MODEL_OUTPUT_NEW];
+    int64_t stride = tile_stride(b->heads);
+    if (p->blocks == 0)
+        return;
+    plan->kernel->multiply(&plan->contexts[1], b->row0, b->rows, &p->rights[index], 0, b->heads,
+                           p->depth, b->other, stride, false, NULL, 0, scratch);
+    for (int64_t i = 0; i < b->rows; i++) {
+        float *more = b->other + i * stride;
+        engine_plan_round(plan, more, b->heads);
+        add_rounded(b, b->tile + i * b->stride, more, b->heads);
+    }
+}
+
 static void run_block(struct block *b, int64_t index, const struct engine_right *next, float *tile,
                       void *scratch)
 {
     const struct engine_plan *plan = b->plan;
     const struct engine_model_projection *p = b->stage->projection;
     const struct engine_left *left =
-        b->part == ENGINE_MODEL_OUTPUT ? &plan->context : &plan->inputs[b->stage->input].left;
+        b->part == ENGINE_MODEL_OUTPUT ? &plan->contexts[0] : &plan->inputs[b->stage->input].left;
     bool direct = b->part == ENGINE_MODEL_OUTPUT && lies_as_computed(plan);
     b->head0 = index * p->block_heads;
     b->heads = least(p->block_heads, p->heads - b->head0);
@@ -186,16 +236,18 @@ static void run_block(struct block *b, int64_t index, const struct engine_right 
                   b->head0;
     }
     struct engine_right right = p->rights[index];
-    bool add = p->bias != NULL && !plan->kernel->takes_bias;
+    bool add = p->bias != NULL && !plan->kernel->takes_bias && !plan->rounds;
     if (add)
         lay_bias(b);
-    else if (p->bias != NULL)
+    else if (p->bias != NULL && !plan->rounds)
         right.bias = p->bias + b->head0 * p->width;
     plan->kernel->multiply(left, b->row0, b->rows, &right, 0, b->heads * p->width, p->depth,
                            b->tile, b->stride, add, next != NULL ? next->data : NULL,
                            next != NULL ? next->bytes : 0, scratch);
-    for (int64_t i = 0; i < b->rows && plan->rounds; i++)
-        engine_plan_round(plan, b->tile + i * b->stride, b->heads * p->width);
+    if (plan->rounds)
+        round_steps(b);
+    if (plan->rounds && b->part == ENGINE_MODEL_OUTPUT)
+        add_new_output(b, index, scratch);
     if (b->part != ENGINE_MODEL_OUTPUT)
         write_heads(b);
     else if (!direct)
@@ -272,6 +324,8 @@ void engine_projection_unit(const struct engine_plan *plan, const struct engine_
                    (size_t)tile_stride(p->block_heads * p->width);
     float *tile = engine_arena_alloc(arena, bytes);
     void *scratch = engine_arena_alloc(arena, plan->kernel->scratch_bytes);
+    if (b.part == ENGINE_MODEL_OUTPUT && plan->packed->parts[ENGINE_MODEL_OUTPUT_NEW].blocks > 0)
+        b.other = engine_arena_alloc(arena, bytes);
     if (arena->overflowed)
         return;
     find_rows(&b, at.row_block);

@@ -18,7 +18,8 @@ struct outer {
     double *row;     /* S scores */
 };
 
-/* Rounds to the policy's type, as every operation of TensorFlow does under it. */
+/* Rounds to the policy's type, as every operation of TensorFlow does under it. Of float32's
+ * operations only those are rounded here whose rounding is seen beside a mask's 1e9. */
 static double round_to(enum engine_policy policy, double value)
 {
     switch (policy) {
@@ -34,6 +35,12 @@ static double round_to(enum engine_policy policy, double value)
     return value;
 }
 
+/* Rounds under the 16-bit policies only. */
+static double round_16(enum engine_policy policy, double value)
+{
+    return engine_layer_rounds(policy) ? round_to(policy, value) : value;
+}
+
 /* Inputs are cast to the type of the computation first. */
 static double input(const struct outer *o, const struct engine_tensor *t, int64_t index)
 {
@@ -45,7 +52,8 @@ static double weight(const struct outer *o, enum engine_weight id, int64_t index
     const struct engine_weights *weights = o->r->weights;
     if (weights->wide[id] != NULL)
         return weights->wide[id][index];
-    return (double)((const float *)weights->tensors[id].data)[index];
+    return round_16(o->r->config->policy,
+                    (double)((const float *)weights->tensors[id].data)[index]);
 }
 
 static double bias(const struct outer *o, enum engine_weight id, int64_t index)
@@ -68,7 +76,7 @@ static const struct engine_tensor *key_of(const struct engine_reference *r)
 /* ---- projections ------------------------------------------------------------------------ */
 
 /* to[row][head0 + n][d] = (sum_c x[row][c] * kernel[c][n][d] + bias[n][d]) * factor, for the rows
- * of this outer row; "to" has heads_all heads a row. */
+ * of this outer row; "to" has heads_all heads a row. Three operations, each rounded. */
 static void project(const struct outer *o, const struct engine_tensor *x,
                     const struct engine_rows *rows, int64_t count, enum engine_weight kernel,
                     double factor, double *to, int64_t heads_all, int64_t head0)
@@ -78,18 +86,22 @@ static void project(const struct outer *o, const struct engine_tensor *x,
         return;
     int64_t width = w->shape[0], heads = w->shape[1], dim = w->shape[2];
     enum engine_weight bias_id = (enum engine_weight)(kernel + 1);
+    enum engine_policy policy = o->r->config->policy;
+    factor = round_16(policy, factor);
     for (int64_t i = 0; i < count; i++) {
         int64_t at = engine_geometry_row(rows, o->index * count + i) * width;
         double *row = to + (i * heads_all + head0) * dim;
         for (int64_t j = 0; j < heads * dim; j++)
-            row[j] = bias(o, bias_id, j);
+            row[j] = 0.0;
         for (int64_t c = 0; c < width; c++) {
             double value = input(o, x, at + c);
             for (int64_t j = 0; j < heads * dim; j++)
                 row[j] += value * weight(o, kernel, c * heads * dim + j);
         }
-        for (int64_t j = 0; j < heads * dim; j++)
-            row[j] *= factor;
+        for (int64_t j = 0; j < heads * dim; j++) {
+            row[j] = round_16(policy, round_16(policy, row[j]) + bias(o, bias_id, j));
+            row[j] = round_16(policy, row[j] * factor);
+        }
     }
 }
 
@@ -127,20 +139,42 @@ static double adder(const struct outer *o, int64_t head, int64_t query, int64_t 
                              engine_mask_value(o->r->mask, o->index, head, query, key));
 }
 
-/* exp(x - max) / sum, or exp(x - logsumexp) for several axes. */
+/* exp(x - max) / sum. */
+static void softmax_one(enum engine_policy policy, double *row, int64_t keys, double maximum)
+{
+    double sum = 0.0;
+    for (int64_t j = 0; j < keys; j++) {
+        row[j] = round_16(policy, exp(round_16(policy, row[j] - maximum)));
+        sum += row[j];
+    }
+    double inverse = round_16(policy, 1.0 / round_16(policy, sum));
+    for (int64_t j = 0; j < keys; j++)
+        row[j] = engine_layer_rounds(policy) ? round_to(policy, row[j] * inverse) : row[j] / sum;
+}
+
+/* exp(x - logsumexp(x)), which subtracts no maximum that is not finite. */
+static void softmax_several(enum engine_policy policy, double *row, int64_t keys, double maximum)
+{
+    double top = isfinite(maximum) ? maximum : 0.0, sum = 0.0;
+    for (int64_t j = 0; j < keys; j++)
+        sum += round_16(policy, exp(round_16(policy, row[j] - top)));
+    double total = round_to(policy, top + round_16(policy, log(round_16(policy, sum))));
+    for (int64_t j = 0; j < keys; j++)
+        row[j] = round_16(policy, exp(round_16(policy, row[j] - total)));
+}
+
 static void softmax(const struct outer *o, double *row)
 {
     const struct engine_geometry *g = o->r->geometry;
-    double maximum = -INFINITY, sum = 0.0;
+    double maximum = -INFINITY;
     if (g->keys == 0)
         return;
     for (int64_t j = 0; j < g->keys; j++)
         maximum = row[j] > maximum || isnan(row[j]) ? row[j] : maximum;
-    for (int64_t j = 0; j < g->keys; j++)
-        sum += exp(row[j] - maximum);
-    double total = round_to(o->r->config->policy, maximum + log(sum));
-    for (int64_t j = 0; j < g->keys; j++)
-        row[j] = g->several_axes ? exp(row[j] - total) : exp(row[j] - maximum) / sum;
+    if (g->several_axes)
+        softmax_several(o->r->config->policy, row, g->keys, maximum);
+    else
+        softmax_one(o->r->config->policy, row, g->keys, maximum);
 }
 
 static void score_row(const struct outer *o, int64_t head, int64_t query, double *row)
@@ -152,6 +186,7 @@ static void score_row(const struct outer *o, int64_t head, int64_t query, double
         double sum = 0.0;
         for (int64_t d = 0; d < g->key_dim; d++)
             sum += q[d] * k[d];
+        sum = round_16(o->r->config->policy, sum);
         sum = round_to(o->r->config->policy, sum + position(o, head, query, j));
         row[j] = round_to(o->r->config->policy, sum + adder(o, head, query, j));
     }
@@ -163,8 +198,10 @@ static void reuse_row(const struct outer *o, int64_t reused, int64_t query, doub
     const struct engine_geometry *g = o->r->geometry;
     const struct engine_tensor *given = &o->r->call->inputs[ENGINE_REUSE_ATTENTION_SCORES];
     int64_t at = ((o->index * g->reuse_heads_given + reused) * g->queries + query) * g->keys;
+    /* A full reuse returns them as they are and casts them when they are used. */
     for (int64_t j = 0; j < g->keys; j++)
-        row[j] = input(o, given, at + j);
+        row[j] =
+            g->heads_new > 0 ? input(o, given, at + j) : engine_tensor_get(given, (size_t)(at + j));
 }
 
 /* ---- outputs ---------------------------------------------------------------------------- */
@@ -173,10 +210,15 @@ static void apply_dropout(const struct outer *o, int64_t head, int64_t query, do
 {
     const struct engine_geometry *g = o->r->geometry;
     uint64_t at = (uint64_t)(((o->index * g->heads + head) * g->queries + query) * g->keys);
-    if (!o->r->call->training || o->r->config->dropout == 0.0)
-        return;
-    for (int64_t j = 0; j < g->keys; j++)
-        row[j] *= engine_dropout_factor(o->r->call->seed, o->r->config->dropout, at + (uint64_t)j);
+    bool drops = o->r->call->training && o->r->config->dropout != 0.0;
+    double rate = o->r->config->dropout;
+    for (int64_t j = 0; j < g->keys; j++) {
+        row[j] = round_16(o->r->config->policy, row[j]);
+        if (drops)
+            row[j] =
+                round_16(o->r->config->policy,
+                         row[j] * engine_dropout_factor(o->r->call->seed, rate, at + (uint64_t)j));
+    }
 }
 
 static void weigh_values(const struct outer *o, int64_t head, int64_t query, const double *row)
@@ -188,20 +230,27 @@ static void weigh_values(const struct outer *o, int64_t head, int64_t query, con
     for (int64_t j = 0; j < g->keys; j++)
         for (int64_t d = 0; d < g->value_dim; d++)
             to[d] += row[j] * o->v[(j * g->heads + head) * g->value_dim + d];
+    for (int64_t d = 0; d < g->value_dim; d++)
+        to[d] = round_16(o->r->config->policy, to[d]);
 }
 
-/* out += context . kernel, over the heads that a kernel covers. */
+/* out += context . kernel + bias, over the heads that a kernel covers; each operation rounded. */
 static void combine(const struct outer *o, int64_t query, enum engine_weight kernel, int64_t head0,
                     double *out)
 {
     const struct engine_geometry *g = o->r->geometry;
     const struct engine_tensor *w = &o->r->weights->tensors[kernel];
+    enum engine_policy policy = o->r->config->policy;
     if (w->data == NULL)
         return;
     const double *context = o->context + (query * g->heads + head0) * g->value_dim;
-    for (int64_t i = 0; i < w->shape[0] * g->value_dim; i++)
-        for (int64_t e = 0; e < g->output_width; e++)
-            out[e] += context[i] * weight(o, kernel, i * g->output_width + e);
+    for (int64_t e = 0; e < g->output_width; e++) {
+        double sum = 0.0;
+        for (int64_t i = 0; i < w->shape[0] * g->value_dim; i++)
+            sum += context[i] * weight(o, kernel, i * g->output_width + e);
+        sum = round_16(policy, sum) + bias(o, (enum engine_weight)(kernel + 1), e);
+        out[e] = round_16(policy, out[e] + round_16(policy, sum));
+    }
 }
 
 static void output_row(const struct outer *o, int64_t query)
@@ -210,10 +259,9 @@ static void output_row(const struct outer *o, int64_t query)
     int64_t at = engine_geometry_row(&g->query_rows, o->index * g->queries + query);
     double *out = o->r->output + at * g->output_width;
     for (int64_t e = 0; e < g->output_width; e++)
-        out[e] =
-            bias(o, ENGINE_WEIGHT_OUTPUT_REUSE_BIAS, e) + bias(o, ENGINE_WEIGHT_OUTPUT_NEW_BIAS, e);
-    combine(o, query, ENGINE_WEIGHT_OUTPUT_NEW_KERNEL, 0, out);
+        out[e] = 0.0;
     combine(o, query, ENGINE_WEIGHT_OUTPUT_REUSE_KERNEL, g->heads_new, out);
+    combine(o, query, ENGINE_WEIGHT_OUTPUT_NEW_KERNEL, 0, out);
     for (int64_t e = 0; e < g->output_width; e++)
         out[e] = round_to(o->r->config->policy, out[e]);
 }
@@ -229,7 +277,7 @@ static void query_row(const struct outer *o, int64_t query)
         if (o->r->scores != NULL) {
             int64_t at = ((o->index * g->heads + head) * g->queries + query) * g->keys;
             for (int64_t j = 0; j < g->keys; j++)
-                o->r->scores[at + j] = round_to(o->r->config->policy, o->row[j]);
+                o->r->scores[at + j] = o->row[j];
         }
         apply_dropout(o, head, query, o->row);
         weigh_values(o, head, query, o->row);

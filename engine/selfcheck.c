@@ -85,8 +85,8 @@ static enum engine_code define(struct engine_model *model, const struct engine_c
     struct engine_geometry geometry;
     struct engine_mask mask;
     ENGINE_TRY(engine_geometry_init(&geometry, &model->config, &model->weights, call, err));
-    ENGINE_TRY(engine_mask_init(&mask, &call->inputs[ENGINE_ATTENTION_MASK], &geometry.scores,
-                                geometry.free_axes, model->config.policy, err));
+    ENGINE_TRY(engine_mask_init(&mask, &call->inputs[ENGINE_ATTENTION_MASK], &geometry,
+                                model->config.policy, err));
     const struct engine_reference reference = {.config = &model->config,
                                                .weights = &model->weights,
                                                .geometry = &geometry,

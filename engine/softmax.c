@@ -45,35 +45,38 @@ static void add_positions(const struct engine_softmax_rows *rows, int64_t row, f
         x[j] += runs.last;
 }
 
-static float round_to(enum engine_policy policy, float value)
+static float greatest(const float *x, int64_t count)
 {
-    if (policy == ENGINE_POLICY_MIXED_FLOAT16)
-        return engine_tensor_f16_value(engine_tensor_f16_bits(value));
-    if (policy == ENGINE_POLICY_MIXED_BFLOAT16)
-        return engine_tensor_bf16_value(engine_tensor_bf16_bits(value));
-    return value;
+    float maximum = -INFINITY;
+    for (int64_t j = 0; j < count; j++)
+        if (!(x[j] <= maximum)) /* also NaN, which then stays */
+            maximum = isnan(maximum) ? maximum : x[j];
+    return maximum;
 }
+
+static void add_adder(const struct engine_softmax_rows *rows, int64_t row, float *x)
+{
+    const float *adder = rows->adder + row * rows->adder_stride;
+    for (int64_t j = 0; j < rows->keys; j++)
+        x[j] += adder[j];
+}
+
+/* logsumexp subtracts no maximum that is not finite. */
+static float finite_or_zero(float maximum)
+{
+    return isfinite(maximum) ? maximum : 0.0f;
+}
+
+/* ---- float32 -------------------------------------------------------------------------------- */
 
 static float prepare(const struct engine_softmax_rows *rows, int64_t row)
 {
     float *x = rows->tile + row * rows->stride;
-    bool rounds =
-        rows->policy == ENGINE_POLICY_MIXED_FLOAT16 || rows->policy == ENGINE_POLICY_MIXED_BFLOAT16;
-    float maximum = -INFINITY;
     if (rows->position != NULL)
         add_positions(rows, row, x);
-    if (rows->adder != NULL) {
-        const float *adder = rows->adder + row * rows->adder_stride;
-        for (int64_t j = 0; j < rows->keys; j++)
-            x[j] += adder[j];
-    }
-    for (int64_t j = 0; j < rows->keys; j++) {
-        if (rounds)
-            x[j] = round_to(rows->policy, x[j]);
-        if (!(x[j] <= maximum)) /* also NaN, which then stays */
-            maximum = isnan(maximum) ? maximum : x[j];
-    }
-    return maximum;
+    if (rows->adder != NULL)
+        add_adder(rows, row, x);
+    return greatest(x, rows->keys);
 }
 
 static void finish_one(const struct engine_softmax_rows *rows, int64_t row, float maximum)
@@ -95,17 +98,87 @@ static void finish_one(const struct engine_softmax_rows *rows, int64_t row, floa
 
 static void finish_several(const struct engine_softmax_rows *rows, int64_t row, float maximum)
 {
-    float *x = rows->tile + row * rows->stride;
-    double sum = (double)expf(x[0] - maximum);
+    float *x = rows->tile + row * rows->stride, top = finite_or_zero(maximum);
+    double sum = (double)expf(x[0] - top);
     for (int64_t j = 1; j < rows->keys; j++)
-        sum += (double)expf(x[j] - maximum);
-    float total = round_to(rows->policy, maximum + (float)log(sum));
+        sum += (double)expf(x[j] - top);
+    float total = top + (float)log(sum);
     for (int64_t j = 0; j < rows->keys; j++)
         x[j] = expf(x[j] - total);
 }
 
+/* ---- 16-bit policies: each of TensorFlow's operations ends in the type ---------------------- */
+
+static float round_to(enum engine_dtype dtype, float value)
+{
+    engine_tensor_round(dtype, &value, 1);
+    return value;
+}
+
+static float prepare_rounded(const struct engine_softmax_rows *rows, int64_t row,
+                             enum engine_dtype dtype)
+{
+    float *x = rows->tile + row * rows->stride;
+    engine_tensor_round(dtype, x, (size_t)rows->keys);
+    if (rows->position != NULL) {
+        add_positions(rows, row, x);
+        engine_tensor_round(dtype, x, (size_t)rows->keys);
+    }
+    if (rows->adder != NULL) {
+        add_adder(rows, row, x);
+        engine_tensor_round(dtype, x, (size_t)rows->keys);
+    }
+    return greatest(x, rows->keys);
+}
+
+static float exponential(float x, enum engine_dtype dtype)
+{
+    return round_to(dtype, expf(round_to(dtype, x)));
+}
+
+static void finish_one_rounded(float *x, int64_t count, float maximum, enum engine_dtype dtype)
+{
+    double sum = 0.0;
+    for (int64_t j = 0; j < count; j++) {
+        x[j] = exponential(x[j] - maximum, dtype);
+        sum += (double)x[j];
+    }
+    float factor = round_to(dtype, 1.0f / round_to(dtype, (float)sum));
+    for (int64_t j = 0; j < count; j++)
+        x[j] = round_to(dtype, x[j] * factor);
+}
+
+static void finish_several_rounded(float *x, int64_t count, float maximum, enum engine_dtype dtype)
+{
+    float top = finite_or_zero(maximum);
+    double sum = 0.0;
+    for (int64_t j = 0; j < count; j++)
+        sum += (double)exponential(x[j] - top, dtype);
+    float total = round_to(dtype, logf(round_to(dtype, (float)sum)));
+    total = round_to(dtype, total + top);
+    for (int64_t j = 0; j < count; j++)
+        x[j] = exponential(x[j] - total, dtype);
+}
+
+static void rounded_rows(const struct engine_softmax_rows *rows)
+{
+    enum engine_dtype dtype = engine_layer_dtype(rows->policy);
+    for (int64_t row = 0; row < rows->rows && rows->keys > 0; row++) {
+        float *x = rows->tile + row * rows->stride;
+        float maximum = prepare_rounded(rows, row, dtype);
+        if (rows->several_axes)
+            finish_several_rounded(x, rows->keys, maximum, dtype);
+        else
+            finish_one_rounded(x, rows->keys, maximum, dtype);
+    }
+}
+
 void engine_softmax_portable(const struct engine_softmax_rows *rows)
 {
+    if (engine_layer_rounds(rows->policy)) {
+        rounded_rows(rows);
+        return;
+    }
     for (int64_t row = 0; row < rows->rows && rows->keys > 0; row++) {
         float maximum = prepare(rows, row);
         if (rows->several_axes)

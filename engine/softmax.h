@@ -4,12 +4,12 @@
  *   one axis:      y[j] = exp(v[j] - max v) / sum exp(v - max v)
  *   several axes:  y[j] = exp(v[j] - (max v + log sum exp(v - max v))), rounded to float32 in
  *                  between as TensorFlow does, so that a fully masked row is all ones.
- * Under a 16-bit policy v is rounded to that type before the softmax (a fully masked row is then
- * uniform, as in TensorFlow).
+ * Under a 16-bit policy every step is rounded to that type, x first: it is a product's plain sum.
  *
  * Full-precision exp (<= 2 ulp; what would be under 5e-38 may be 0). NaN in a row makes the whole
- * row NaN; -inf is a masked key; a row of only -inf gives NaN, as in TensorFlow. Source: notes in
- * engine/README.md; tf_keras/layers/activation/softmax.py. */
+ * row NaN; -inf is a masked key; a row of only -inf gives NaN; +inf gives NaN for the whole row
+ * with one axis, and with several NaN where it is and 0 elsewhere (logsumexp is inf): as in
+ * TensorFlow. Source: notes in engine/README.md; tf_keras/layers/activation/softmax.py. */
 #ifndef ENGINE_SOFTMAX_H
 #define ENGINE_SOFTMAX_H
 

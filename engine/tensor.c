@@ -166,6 +166,16 @@ float engine_tensor_f16_value(uint16_t bits)
     return value_of(sign | ((exponent + 112u) << 23) | (mantissa << 13));
 }
 
+void engine_tensor_round(enum engine_dtype dtype, float *values, size_t count)
+{
+    if (dtype == ENGINE_BF16)
+        for (size_t i = 0; i < count; i++)
+            values[i] = engine_tensor_bf16_value(engine_tensor_bf16_bits(values[i]));
+    if (dtype == ENGINE_F16)
+        for (size_t i = 0; i < count; i++)
+            values[i] = engine_tensor_f16_value(engine_tensor_f16_bits(values[i]));
+}
+
 #define LOAD(type)                                                                                 \
     ({                                                                                             \
         type loaded_;                                                                              \

@@ -77,6 +77,9 @@ double engine_tensor_get(const struct engine_tensor *t, size_t index);
 void engine_tensor_to_f32(enum engine_dtype dtype, const void *from, float *to, size_t count);
 void engine_tensor_from_f32(enum engine_dtype dtype, const float *from, void *to, size_t count);
 
+/* Rounds to the values of F16 or BF16; any other type leaves them as they are. */
+void engine_tensor_round(enum engine_dtype dtype, float *values, size_t count);
+
 /* Single 16-bit values and their bits. */
 uint16_t engine_tensor_f16_bits(float value);
 uint16_t engine_tensor_bf16_bits(float value);

@@ -180,6 +180,8 @@ static enum engine_code load_one(struct engine_weights *weights,
     size_t count = 0;
     (void)engine_tensor_count(t, &count);
     engine_tensor_to_f32(given->dtype, given->data, t->data, count);
+    if (weight == ENGINE_WEIGHT_POSITIONS)
+        engine_tensor_round(engine_layer_dtype(config->policy), t->data, count);
     for (size_t i = 0; wide && i < count; i++)
         weights->wide[weight][i] = engine_tensor_get(given, i);
     return ENGINE_OK;
@@ -345,6 +347,8 @@ static enum engine_code draw_one(struct engine_weights *weights,
     ENGINE_TRY(engine_initializers_fill(initializer, seed, (uint32_t)weight, t, err));
     size_t count = 0;
     (void)engine_tensor_count(t, &count);
+    if (weight == ENGINE_WEIGHT_POSITIONS)
+        engine_tensor_round(engine_layer_dtype(config->policy), t->data, count);
     for (size_t i = 0; wide && i < count; i++)
         weights->wide[weight][i] = (double)((const float *)t->data)[i];
     return ENGINE_OK;

@@ -1,8 +1,9 @@
 /* weights.h - the variables of a layer: which must exist, their shapes, their values as float32.
  *
  * Names and order are Keras' (engine/README.md, "Weights"). Under policy float64 the double
- * values are kept too. Not here: packing for speed (model.c).
- * Ownership: everything inside belongs to the struct; engine_weights_reset frees it.
+ * values are kept too. Under a 16-bit policy the position table is of that type, as in Keras; the
+ * other weights are float32 variables and cast where they are used. Not here: packing for speed
+ * (model.c). Ownership: everything inside belongs to the struct; engine_weights_reset frees it.
  * Threads: immutable once made. */
 #ifndef ENGINE_WEIGHTS_H
 #define ENGINE_WEIGHTS_H

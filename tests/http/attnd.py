@@ -16,6 +16,7 @@ import threading
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = ROOT / os.environ.get("BUILD", "build")
 GOLDEN = ROOT / "tests" / "golden"
+EDGES = ROOT / "tests" / "edges"
 BUNDLED = ROOT / "docker" / "models"
 READY = re.compile(r"attnd: ready on http://127\.0\.0\.1:(\d+)$")
 
@@ -43,11 +44,12 @@ class Reply:
 class Daemon:
     """attnd on a free port, its log kept. As a context it has to drain and exit with 0."""
 
-    def __init__(self, *options, models=(GOLDEN, BUNDLED)):
+    def __init__(self, *options, models=(GOLDEN, BUNDLED), **variables):
         command = [str(BUILD / "attnd"), "--listen", "127.0.0.1:0", "--drain-delay-ms", "0"]
         for directory in models:
             command += ["--models", str(directory)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ATTND_")}
+        environment.update(variables)
         self.log = []
         self.process = subprocess.Popen(
             [*command, *options], stdin=subprocess.DEVNULL,

@@ -108,8 +108,7 @@ static void check_reference(struct state *s, struct engine_model *model,
     const struct engine_tensor *given = &call->inputs[ENGINE_ATTENTION_MASK];
     assert_int_equal(engine_geometry_init(&g, &model->config, &model->weights, call, &err), 0);
     if (given->data != NULL)
-        assert_int_equal(
-            engine_mask_init(&mask, given, &g.scores, g.free_axes, model->config.policy, &err), 0);
+        assert_int_equal(engine_mask_init(&mask, given, &g, model->config.policy, &err), 0);
     double *output = malloc(2 * answer->bytes[0] + 8), *scores = malloc(2 * answer->bytes[1] + 8);
     const struct engine_reference reference = {.config = &model->config,
                                                .weights = &model->weights,

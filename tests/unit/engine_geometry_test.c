@@ -43,6 +43,11 @@ static const struct decision decisions[] = {
     {"mask wider than the keys", "attention_mask", "", {3, {2, 3, 4}}, {3, {2, 5, 4}}, {0}, {3, {2, 3, 6}}, {0}, {0}, {0}},
     /* TensorFlow lets the mask make 4 output rows of one query. Nobody means that. */
     {"mask broadcasting T = 1 up to 4", "attention_mask", "", {3, {2, 1, 4}}, {3, {2, 5, 4}}, {0}, {3, {2, 4, 5}}, {0}, {0}, {0}},
+    /* Masks concern the new heads: N - R as in TensorFlow, or N, of which the first N - R count. */
+    {"mask of N - R heads, partial reuse", NULL, "\"num_heads\": 3, \"reuse_attention\": 1", {3, {2, 3, 4}}, {3, {2, 5, 4}}, {0}, {4, {2, 2, 3, 5}}, {4, {2, 1, 3, 5}}, {3, {2, 3, 4}}, {4, {2, 3, 3, 5}}},
+    {"mask of N heads, partial reuse", NULL, "\"num_heads\": 3, \"reuse_attention\": 1", {3, {2, 3, 4}}, {3, {2, 5, 4}}, {0}, {4, {2, 3, 3, 5}}, {4, {2, 1, 3, 5}}, {3, {2, 3, 4}}, {4, {2, 3, 3, 5}}},
+    {"mask of 4 heads, 2 of 3 new", "attention_mask", "\"num_heads\": 3, \"reuse_attention\": 1", {3, {2, 3, 4}}, {3, {2, 5, 4}}, {0}, {4, {2, 4, 3, 5}}, {4, {2, 1, 3, 5}}, {0}, {0}},
+    {"mask of the reused heads' number", "attention_mask", "\"num_heads\": 5, \"reuse_attention\": 2", {3, {2, 3, 4}}, {3, {2, 5, 4}}, {0}, {4, {2, 2, 3, 5}}, {4, {2, 2, 3, 5}}, {0}, {0}},
     {"attention_axes=(5,)", "attention_axes", "\"attention_axes\": [5]", {3, {2, 3, 4}}, {3, {2, 3, 4}}, {0}, {0}, {0}, {0}, {0}},
     /* TensorFlow attends over the batch: answers would depend on who else asks. */
     {"attention_axes=(0,)", "attention_axes", "\"attention_axes\": [0]", {3, {2, 3, 4}}, {3, {2, 3, 4}}, {0}, {0}, {0}, {0}, {0}},

@@ -165,14 +165,17 @@ static int scores_shape(const struct layout *l, int64_t heads, int64_t *shape)
     return rank;
 }
 
-static void choose_mask(struct world *w, const struct layout *l, int64_t heads,
-                        struct engine_call *call)
+/* A mask has the new heads, or all. */
+static void choose_mask(struct world *w, const struct engine_layer_config *config,
+                        const struct layout *l, struct engine_call *call)
 {
     static const enum engine_dtype types[] = {ENGINE_BOOL, ENGINE_BOOL, ENGINE_U8,
                                               ENGINE_I32,  ENGINE_I64,  ENGINE_F32,
                                               ENGINE_F16,  ENGINE_BF16, ENGINE_F64};
     int64_t scores[ENGINE_MAX_RANK], shape[ENGINE_MAX_RANK];
-    int rank = scores_shape(l, heads, scores), least = 2 * l->axes;
+    int64_t fresh = engine_layer_heads_new(config);
+    int rank = scores_shape(l, one_in(w, 3) ? config->num_heads : fresh, scores);
+    int least = 2 * l->axes;
     int mask_rank = least + (int)below(w, rank - least + 1), leading = mask_rank - least;
     for (int i = 0; i < mask_rank; i++) {
         int64_t size = i < leading ? scores[i] : scores[rank - mask_rank + i];
@@ -362,7 +365,7 @@ static void one_case(struct world *w)
     engine_call_init(&call);
     choose_inputs(w, &l, &call);
     if (one_in(w, 2))
-        choose_mask(w, &l, config.num_heads, &call);
+        choose_mask(w, &config, &l, &call);
     choose_scores(w, &config, &l, &call);
     choose_wishes(w, &config, &l, &call);
     int last = l.rank - 1;

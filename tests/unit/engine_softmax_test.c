@@ -296,6 +296,66 @@ static void a_fully_masked_row_of_several_axes_is_all_ones(void **unused)
         assert_true(tile[j] == 1.0f);
 }
 
+/* One axis: NaN throughout. Several: logsumexp is infinite, which is NaN at the entry and 0
+ * elsewhere; of -inf alone it is -inf, and everything NaN. Under every policy. */
+static void infinities_are_those_of_the_layer(void **unused)
+{
+    (void)unused;
+    for (int p = 0; p < 3; p++)
+        for (int several = 0; several < 2; several++)
+            for (int f = 0; f < form_count(); f++) {
+                struct engine_softmax_rows rows = rows_of(40);
+                rows.several_axes = several == 1;
+                rows.policy = (enum engine_policy)p;
+                for (int j = 0; j < 40; j++) {
+                    tile[2 * STRIDE + j] = -INFINITY;
+                    tile[3 * STRIDE + j] = j == 4 ? 2.0f : -INFINITY;
+                }
+                tile[7] = tile[9] = INFINITY;
+                tile[STRIDE + 39] = NAN;
+                forms[f].function(&rows);
+                for (int j = 0; j < 40; j++) {
+                    bool entry = j == 7 || j == 9;
+                    assert_true(entry || several == 0 ? isnan(tile[j]) : tile[j] == 0.0f);
+                    assert_true(isnan(tile[STRIDE + j]) && isnan(tile[2 * STRIDE + j]));
+                    assert_true(tile[3 * STRIDE + j] == (j == 4 ? 1.0f : 0.0f));
+                    assert_true(isfinite(tile[4 * STRIDE + j]));
+                }
+            }
+}
+
+/* x is a product: rounded before positions are added, and again before the mask is. */
+static void results_of_narrow_policies_are_values_of_the_type(void **unused)
+{
+    static const float table[] = {0.0f, 4096.0f, 0.0f};
+    (void)unused;
+    for (int several = 0; several < 2; several++)
+        for (int p = ENGINE_POLICY_MIXED_FLOAT16; p <= ENGINE_POLICY_MIXED_BFLOAT16; p++) {
+            struct engine_softmax_rows rows = rows_of(70);
+            rows.policy = (enum engine_policy)p;
+            rows.several_axes = several == 1;
+            rows.adder = adder;
+            run(&forms[0], &rows);
+            for (int j = 0; j < 70; j++) {
+                float rounded = tile[j];
+                engine_tensor_round(engine_layer_dtype(rows.policy), &rounded, 1);
+                assert_true(rounded == tile[j]);
+            }
+        }
+    struct engine_softmax_rows rows = rows_of(1);
+    rows.policy = ENGINE_POLICY_MIXED_FLOAT16;
+    rows.keys = 2;
+    rows.rows = 1;
+    rows.position = table;
+    rows.position_length = 2;
+    float adders[] = {0.0f, 4096.0f};
+    rows.adder = adders;
+    tile[0] = 2.0f; /* 4098 is none: 4096, as the other key */
+    tile[1] = 1.0f / 8192.0f;
+    engine_softmax_portable(&rows);
+    assert_true(tile[0] == 0.5f && tile[1] == 0.5f);
+}
+
 /* ---- results where they are wanted ------------------------------------------------------------
  */
 
@@ -480,6 +540,8 @@ int main(void)
         cmocka_unit_test(great_logits_do_not_overflow),
         cmocka_unit_test(several_axes_and_narrow_policies_are_the_same_in_all_forms),
         cmocka_unit_test(a_fully_masked_row_of_several_axes_is_all_ones),
+        cmocka_unit_test(infinities_are_those_of_the_layer),
+        cmocka_unit_test(results_of_narrow_policies_are_values_of_the_type),
         cmocka_unit_test(scores_and_left_operands_are_those_of_the_formula),
         cmocka_unit_test(direct_results_have_the_same_edges),
         cmocka_unit_test(given_scores_are_copied_and_packed),

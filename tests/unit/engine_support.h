@@ -180,8 +180,8 @@ SUPPORT void support_define(const struct engine_model *model, const struct engin
     bool masked = given->data != NULL && engine_layer_heads_new(&model->config) > 0;
     if (engine_geometry_init(&ret->geometry, &model->config, &model->weights, call, &err) !=
             ENGINE_OK ||
-        (masked && engine_mask_init(&mask, given, &ret->geometry.scores, ret->geometry.free_axes,
-                                    model->config.policy, &err) != ENGINE_OK))
+        (masked &&
+         engine_mask_init(&mask, given, &ret->geometry, model->config.policy, &err) != ENGINE_OK))
         fail_msg("%s", err.message);
     ret->output = support_memory(8 * support_count(&ret->geometry.output));
     ret->scores = support_memory(8 * support_count(&ret->geometry.scores));
