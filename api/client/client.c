@@ -8,9 +8,9 @@
 #include <time.h>
 
 #include <curl/curl.h>
-#include <jansson.h>
 
 #include "api/limits.h"
+#include "engine/formats/json.h"
 
 /* An answer larger than this is nobody's attention layer. */
 #define ANSWER_LIMIT ((size_t)4 << 30)
@@ -240,7 +240,10 @@ static enum engine_code code_of(long status)
 
 static enum engine_code server_error(const struct exchange *x, struct engine_error *err)
 {
-    json_t *root = x->bytes != NULL ? json_loadb(x->bytes, x->bytes_count, 0, NULL) : NULL;
+    json_error_t where;
+    json_t *root = NULL;
+    if (x->bytes != NULL)
+        ENGINE_TRY(engine_json_load(x->bytes, x->bytes_count, 0, &root, &where, err));
     const char *said = json_string_value(json_object_get(root, "error"));
     enum engine_code code =
         engine_error_set(err, code_of(x->status), "the server answered %ld: %.180s", x->status,
@@ -419,8 +422,7 @@ static enum engine_code control(struct api_client *client, const char *model, co
     snprintf(path, sizeof path, "/v2/repository/models/%s/%s", model, verb);
     json_t *body =
         config != NULL ? json_pack("{s:{s:s}}", "parameters", "config", config) : json_object();
-    char *text = body != NULL ? json_dumps(body, JSON_COMPACT) : NULL;
-    json_decref(body);
+    char *text = engine_json_text(body, JSON_COMPACT);
     if (text == NULL)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "the configuration is no UTF-8 text");
     enum engine_code code = api_client_document(client, path, text, &answer, err);

@@ -10,10 +10,9 @@
 #include <string.h>
 #include <time.h>
 
-#include <jansson.h>
-
 #include "api/client/client.h"
 #include "api/client/commands.h"
+#include "engine/formats/json.h"
 
 enum { MAX_CLIENTS = 256, MAX_TIMES = 1 << 20 };
 
@@ -105,7 +104,10 @@ static enum engine_code find_width(struct wishes *wishes, struct engine_error *e
     enum engine_code code = api_client_open(wishes->url, NULL, &client, err);
     if (code == ENGINE_OK)
         code = api_client_document(client, path, NULL, &text, err);
-    json_t *root = text != NULL ? json_loads(text, 0, NULL) : NULL;
+    json_error_t where;
+    json_t *root = NULL;
+    if (code == ENGINE_OK)
+        code = engine_json_load(text, strlen(text), 0, &root, &where, err);
     json_t *shape = json_object_get(json_array_get(json_object_get(root, "inputs"), 0), "shape");
     size_t rank = json_array_size(shape);
     wishes->width = rank == 3 ? (long)json_integer_value(json_array_get(shape, rank - 1)) : -1;
@@ -195,7 +197,10 @@ static struct served ask_served(const struct wishes *wishes)
     enum engine_code code = api_client_open(wishes->url, NULL, &client, &err);
     if (code == ENGINE_OK)
         code = api_client_document(client, path, NULL, &text, &err);
-    json_t *root = code == ENGINE_OK ? json_loads(text, 0, NULL) : NULL;
+    json_error_t where;
+    json_t *root = NULL;
+    if (code == ENGINE_OK)
+        code = engine_json_load(text, strlen(text), 0, &root, &where, &err);
     json_t *stats =
         json_object_get(json_array_get(json_object_get(root, "model_stats"), 0), "inference_stats");
     struct served ret = {
@@ -241,7 +246,8 @@ static void print_text(const struct wishes *w, const struct summary *s)
                100 * s->server.infer / s->mean);
 }
 
-static void print_json(const struct wishes *w, const struct summary *s)
+static enum engine_code print_json(const struct wishes *w, const struct summary *s,
+                                   struct engine_error *err)
 {
     bool known = s->server.requests > 0 && s->mean > 0;
     json_t *root = json_pack(
@@ -252,15 +258,12 @@ static void print_json(const struct wishes *w, const struct summary *s)
         (json_int_t)s->failed, "requests_per_second", (double)s->count / s->seconds, "mean_ms",
         s->mean, "p50_ms", s->p50, "p90_ms", s->p90, "p99_ms", s->p99, "max_ms", s->max);
     if (known)
-        json_object_set_new(root, "server",
-                            json_pack("{s:f, s:f, s:f, s:f, s:f}", "queue_ms", s->server.queue,
-                                      "input_ms", s->server.input, "compute_ms", s->server.infer,
-                                      "output_ms", s->server.output, "compute_share",
-                                      s->server.infer / s->mean));
-    char *text = json_dumps(root, JSON_REAL_PRECISION(6));
-    printf("%s\n", text != NULL ? text : "{}");
-    free(text);
-    json_decref(root);
+        root = engine_json_set(root, "server",
+                               json_pack("{s:f, s:f, s:f, s:f, s:f}", "queue_ms", s->server.queue,
+                                         "input_ms", s->server.input, "compute_ms", s->server.infer,
+                                         "output_ms", s->server.output, "compute_share",
+                                         s->server.infer / s->mean));
+    return api_commands_print(root, JSON_REAL_PRECISION(6), err);
 }
 
 /* ---- the run ------------------------------------------------------------------------------- */
@@ -321,7 +324,7 @@ static int measure(struct wishes *wishes, bool json)
                                wishes->clients);
     free(all);
     if (json)
-        print_json(wishes, &summary);
+        (void)print_json(wishes, &summary, &summary.err);
     else
         print_text(wishes, &summary);
     return summary.err.code != ENGINE_OK ? api_commands_fail(&summary.err) : 0;

@@ -6,12 +6,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include <jansson.h>
-
 #include "api/client/commands.h"
 #include "api/layer_config.h"
 #include "api/model_files.h"
 #include "engine/engine.h"
+#include "engine/formats/json.h"
 #include "engine/formats/safetensors.h"
 
 /* ---- inspect ------------------------------------------------------------------------------- */
@@ -64,7 +63,7 @@ static json_t *number(double value)
     return isfinite(value) ? json_real(value) : json_null();
 }
 
-static void print_json(const struct engine_model *model)
+static enum engine_code print_json(const struct engine_model *model, struct engine_error *err)
 {
     struct engine_named_tensor weight;
     struct engine_penalties penalties;
@@ -73,21 +72,18 @@ static void print_json(const struct engine_model *model)
         struct moments m = measure(&weight.tensor);
         json_t *shape = json_array();
         for (int d = 0; d < weight.tensor.rank; d++)
-            json_array_append_new(shape, json_integer(weight.tensor.shape[d]));
-        json_array_append_new(weights,
-                              json_pack("{s:s,s:o,s:o,s:o,s:o,s:o}", "name", weight.name, "shape",
-                                        shape, "min", number(m.least), "max", number(m.most),
-                                        "mean", number(m.mean), "stddev", number(m.deviation)));
+            shape = engine_json_append(shape, json_integer(weight.tensor.shape[d]));
+        weights = engine_json_append(
+            weights, json_pack("{s:s,s:o,s:o,s:o,s:o,s:o}", "name", weight.name, "shape", shape,
+                               "min", number(m.least), "max", number(m.most), "mean",
+                               number(m.mean), "stddev", number(m.deviation)));
     }
     engine_model_penalties(model, &penalties);
     json_t *root = json_pack("{s:o,s:o,s:b,s:b}", "weights", weights, "regularization_loss",
                              number(penalties.regularization_loss), "kernel_constraint_satisfied",
                              (int)penalties.kernel_constraint_satisfied,
                              "bias_constraint_satisfied", (int)penalties.bias_constraint_satisfied);
-    char *text = json_dumps(root, JSON_INDENT(1));
-    printf("%s\n", text != NULL ? text : "null");
-    free(text);
-    json_decref(root);
+    return api_commands_print(root, JSON_INDENT(1), err);
 }
 
 int api_command_models_inspect(int argc, char **argv)
@@ -107,7 +103,7 @@ int api_command_models_inspect(int argc, char **argv)
     if (code == ENGINE_OK)
         code = api_model_files_open(engine, directory, NULL, 0, NULL, &model, &settings, &err);
     if (code == ENGINE_OK && json)
-        print_json(model);
+        code = print_json(model, &err);
     else if (code == ENGINE_OK)
         print_table(model);
     engine_model_release(model);

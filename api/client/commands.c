@@ -6,14 +6,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
-
 #include "api/client/client.h"
+#include "engine/formats/json.h"
 
 int api_commands_fail(const struct engine_error *err)
 {
     fprintf(stderr, "attn: %s\n", err->message);
     return 1;
+}
+
+enum engine_code api_commands_print(json_t *document, size_t flags, struct engine_error *err)
+{
+    char *text = engine_json_text(document, flags);
+    if (text == NULL)
+        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for the answer");
+    printf("%s\n", text);
+    free(text);
+    return ENGINE_OK;
 }
 
 bool api_commands_number(const char *name, const char *text, long least, long most, long *ret)
@@ -80,10 +89,12 @@ int api_commands_read(int argc, char **argv, const char *usage,
 
 /* ---- models -------------------------------------------------------------------------------- */
 
-static void print_models(const char *text)
+static enum engine_code print_models(const char *text, struct engine_error *err)
 {
-    json_t *list = json_loads(text, 0, NULL), *entry;
+    json_error_t where;
+    json_t *list, *entry;
     size_t index;
+    ENGINE_TRY(engine_json_load(text, strlen(text), 0, &list, &where, err));
     printf("%-32s %-8s %-12s %s\n", "name", "version", "state", "reason");
     json_array_foreach(list, index, entry)
     {
@@ -95,6 +106,7 @@ static void print_models(const char *text)
                state != NULL ? state : "", reason != NULL ? reason : "");
     }
     json_decref(list);
+    return ENGINE_OK;
 }
 
 int api_commands_models(int argc, char **argv)
@@ -114,7 +126,7 @@ int api_commands_models(int argc, char **argv)
     if (code == ENGINE_OK && json)
         printf("%s\n", text);
     else if (code == ENGINE_OK)
-        print_models(text);
+        code = print_models(text, &err);
     free(text);
     api_client_close(client);
     return code == ENGINE_OK ? 0 : api_commands_fail(&err);
@@ -127,14 +139,17 @@ static char *read_text(const char *path, struct engine_error *err)
     enum { LIMIT = 1 << 20 };
     FILE *file = fopen(path, "re");
     char *text = file != NULL ? malloc(LIMIT) : NULL;
-    size_t size = text != NULL ? fread(text, 1, LIMIT - 1, file) : 0;
-    if (file != NULL)
-        fclose(file);
-    if (text == NULL)
+    size_t size = text != NULL ? fread(text, 1, LIMIT, file) : 0;
+    if (text == NULL || ferror(file))
         (void)engine_error_set(err, ENGINE_NOT_FOUND, "cannot read %.150s: %s", path,
                                strerror(errno));
+    else if (size == LIMIT)
+        (void)engine_error_set(err, ENGINE_TOO_LARGE, "%.150s has more than %d bytes", path,
+                               LIMIT - 1);
     else
         text[size] = '\0';
+    if (file != NULL)
+        fclose(file);
     return text;
 }
 

@@ -6,6 +6,8 @@
 
 #include <stdbool.h>
 
+#include <jansson.h>
+
 #include "engine/error.h"
 
 int api_commands_models(int argc, char **argv);
@@ -35,5 +37,9 @@ bool api_commands_number(const char *name, const char *text, long least, long mo
 
 /* Prints the failure; returns 1. */
 int api_commands_fail(const struct engine_error *err);
+
+/* Takes a document and prints it, with jansson's flags. Errors: OUT_OF_MEMORY, also for NULL. */
+ENGINE_MUST_CHECK enum engine_code api_commands_print(json_t *document, size_t flags,
+                                                      struct engine_error *err);
 
 #endif
