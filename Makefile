@@ -166,6 +166,14 @@ fuzzers: $(FUZZERS:%=$(BUILD)/fuzz_%)
 $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(API_OBJ) $(ENGINE_OBJ)
 	$(CC) $(LINK) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(API_LIBS) $(ENGINE_LIBS)
 
+$(BUILD)/failing.so: tests/torture/failing.c
+	@mkdir -p $(@D)
+	$(CC) $(STD) -D_GNU_SOURCE -O2 $(WARN) -fPIC -shared -fno-builtin -o $@ $<
+
+.PHONY: torture
+torture: $(BUILD)/attnd $(BUILD)/failing.so ## every allocation fails in turn, at start and on each route; ARGS="--quick"
+	@BUILD=$(BUILD) python3 tests/torture/torture.py $(BUILD)/failing.so $(ARGS)
+
 SOAK_SECONDS ?= 600
 
 .PHONY: soak
