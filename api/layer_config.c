@@ -134,7 +134,11 @@ static enum engine_code read_shape(const char *key, const json_t *value,
     ret->rank = -1;
     if (json_is_null(value))
         return ENGINE_OK;
-    return read_list(key, value, true, &ret->rank, ret->shape, err);
+    ENGINE_TRY(read_list(key, value, true, &ret->rank, ret->shape, err));
+    for (int i = 0; i < ret->rank; i++)
+        if (ret->shape[i] < 0 && !json_is_null(json_array_get(value, (size_t)i)))
+            return bad(key, "a list of sizes of at least 0, null where one is not known", err);
+    return ENGINE_OK;
 }
 
 static enum engine_code read_reuse(const json_t *value, struct engine_layer_config *ret,

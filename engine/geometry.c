@@ -25,9 +25,8 @@ static enum engine_code refuse_axis(int64_t axis, int rank, const char *why,
 }
 
 /* Negative axes count on the projected rank, one more than the input's. */
-static enum engine_code normalize_axis(int64_t given, int rank, int *ret, struct engine_error *err)
+static enum engine_code check_axis(int64_t given, int64_t axis, int rank, struct engine_error *err)
 {
-    int64_t axis = given < 0 ? given + rank + 1 : given;
     if (axis < 0 || axis > rank)
         return refuse_axis(given, rank, "which does not exist", err);
     if (axis == 0)
@@ -36,7 +35,6 @@ static enum engine_code normalize_axis(int64_t given, int rank, int *ret, struct
         return refuse_axis(given, rank, "the heads of the projected inputs", err);
     if (axis == rank)
         return refuse_axis(given, rank, "the features", err);
-    *ret = (int)axis;
     return ENGINE_OK;
 }
 
@@ -47,12 +45,12 @@ static enum engine_code find_axes(const struct engine_layer_config *config, int 
     memset(ret, 0, sizeof *ret);
     ret->rank = rank;
     for (int i = 0; i < config->axes_rank; i++) {
-        int axis = 0;
-        ENGINE_TRY(normalize_axis(config->attention_axes[i], rank, &axis, err));
+        int64_t axis = engine_layer_axis(config, i, rank);
+        ENGINE_TRY(check_axis(config->attention_axes[i], axis, rank, err));
         if (taken[axis])
             return refuse_axis(config->attention_axes[i], rank, "twice", err);
         taken[axis] = true;
-        ret->attended[ret->count++] = axis;
+        ret->attended[ret->count++] = (int)axis;
     }
     for (int axis = 1; axis < rank - 1; axis++) {
         if (config->axes_rank == 0)

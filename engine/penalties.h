@@ -15,8 +15,8 @@
 double engine_penalties_loss(const struct engine_regularizer *regularizer,
                              const struct engine_tensor *weight);
 
-/* true if the constraint would leave the weight as it is, to a relative 1e-5. Norms are taken
- * over the constraint's axes. */
+/* true if the constraint would leave the weight as it is, to 1e-5 of its norm and 1e-7 (which
+ * is what Keras adds to a norm before it divides). Norms are taken over the constraint's axes. */
 bool engine_penalties_satisfied(const struct engine_constraint *constraint,
                                 const struct engine_tensor *weight);
 

@@ -318,7 +318,7 @@ static enum engine_code find_width(const struct engine_layer_config *config,
         width = shape_width(&config->value_shape);
     if (width < 1)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "%s is not given; its last dimension is needed to initialize a "
+                                "%s gives no width; its last dimension is needed to initialize a "
                                 "layer without a weight file",
                                 name);
     *ret = width;

@@ -9,7 +9,7 @@
 
 struct shape {
     int rank;
-    int64_t size[6];
+    int64_t size[8];
 };
 
 struct decision {
@@ -51,6 +51,23 @@ static const struct decision decisions[] = {
     {"attention_axes=(5,)", "attention_axes", "\"attention_axes\": [5]", {3, {2, 3, 4}}, {3, {2, 3, 4}}, {0}, {0}, {0}, {0}, {0}},
     /* TensorFlow attends over the batch: answers would depend on who else asks. */
     {"attention_axes=(0,)", "attention_axes", "\"attention_axes\": [0]", {3, {2, 3, 4}}, {3, {2, 3, 4}}, {0}, {0}, {0}, {0}, {0}},
+    /* What no call could satisfy is refused at load: there are no inputs then. */
+    {"attention_axes=(0,), no call", "attention_axes", "\"attention_axes\": [0]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"attention_axes=(-1,): features", "attention_axes", "\"attention_axes\": [-1]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"attention_axes=(1, -2): heads", "attention_axes", "\"attention_axes\": [1, -2]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"attention_axes=(7,): nine dimensions", "attention_axes", "\"attention_axes\": [7]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"attention_axes=(-9,)", "attention_axes", "\"attention_axes\": [-9]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"attention_axes=(6, -8): rank 8, where -8 is 1", NULL, "\"attention_axes\": [6, -8]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"attention_axes=(6, -3): of rank 8 the same", "attention_axes", "\"attention_axes\": [6, -3]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"attention_axes=(6, -5, 4): of rank 8 the same", "attention_axes", "\"attention_axes\": [6, -5, 4]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"relative positions, axes (2,), no call", "use_relative_pe", "\"use_relative_pe\": true, \"attention_axes\": [2]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"relative positions, axes (-3,): rank 3", NULL, "\"use_relative_pe\": true, \"attention_axes\": [-3]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"relative positions of no new head, axes (2,)", NULL, "\"use_relative_pe\": true, \"reuse_attention\": -1, \"attention_axes\": [2]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"partial reuse, axes (2,), no call", "reuse_attention", "\"reuse_attention\": 1, \"attention_axes\": [2]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"partial reuse, axes (2, 1): rank 4", NULL, "\"reuse_attention\": 1, \"attention_axes\": [2, 1]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"query_shape with a negative size", "query_shape", "\"query_shape\": [1, -5, 4]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"value_shape with -1", "value_shape", "\"value_shape\": [1, -1, 4]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
+    {"key_shape with a null", NULL, "\"key_shape\": [1, null, 4]", {0}, {0}, {0}, {0}, {0}, {0}, {0}},
     {"attention_axes=(1, 1)", "attention_axes", "\"attention_axes\": [1, 1]", {3, {2, 3, 4}}, {3, {2, 3, 4}}, {0}, {0}, {0}, {0}, {0}},
     {"attention_axes=(2,) on 3-D: the head axis", "attention_axes", "\"attention_axes\": [2]", {3, {2, 3, 4}}, {3, {2, 3, 4}}, {0}, {0}, {0}, {0}, {0}},
     {"relative positions with axes (2,)", "use_relative_pe", "\"use_relative_pe\": true, \"attention_axes\": [2]", {4, {2, 3, 4, 4}}, {4, {2, 3, 4, 4}}, {0}, {0}, {0}, {0}, {0}},
@@ -69,6 +86,18 @@ static const struct decision decisions[] = {
     /* The documented name of pe_max_seq_length: taken. */
     {"max_sequence_length=8 (the documented name)", NULL, "\"max_sequence_length\": 8", {3, {1, 3, 4}}, {3, {1, 3, 4}}, {0}, {0}, {0}, {3, {1, 3, 4}}, {4, {1, 2, 3, 3}}},
     /* Beyond the file. */
+    /* What the layer computes where sizes fit by chance, or in another shape than the query's. */
+    {"full reuse, scores of 7 queries, 3 asked", "reuse_attention_scores", "\"reuse_attention\": -1", {3, {2, 3, 4}}, {3, {2, 5, 4}}, {0}, {0}, {4, {2, 2, 7, 5}}, {0}, {0}},
+    {"full reuse, 3 batch rows asked of 2", "value", "\"reuse_attention\": -1", {3, {3, 3, 4}}, {3, {2, 5, 4}}, {0}, {0}, {4, {2, 2, 3, 5}}, {0}, {0}},
+    {"relative positions over two axes that fit by chance", "use_relative_pe", "\"use_relative_pe\": true", {4, {1, 3, 2, 4}}, {4, {1, 3, 3, 4}}, {0}, {0}, {0}, {0}, {0}},
+    {"partial reuse with a free axis that fits by chance", "reuse_attention", "\"reuse_attention\": 1, \"attention_axes\": [1]", {4, {2, 4, 1, 4}}, {4, {2, 5, 1, 4}}, {0}, {0}, {5, {2, 1, 1, 4, 5}}, {0}, {0}},
+    {"width 0", "query_shape", "\"query_shape\": [1, 3, 0]", {3, {1, 3, 0}}, {3, {1, 3, 4}}, {0}, {0}, {0}, {0}, {0}},
+    /* What the layer fails at. */
+    {"float64 with relative positions", NULL, "\"dtype\": \"float64\", \"use_relative_pe\": true", {3, {2, 3, 4}}, {3, {2, 5, 4}}, {0}, {0}, {0}, {3, {2, 3, 4}}, {4, {2, 2, 3, 5}}},
+    {"float64, float32 scores partly reused", NULL, "\"dtype\": \"float64\", \"reuse_attention\": 1", {3, {2, 3, 4}}, {3, {2, 5, 4}}, {0}, {0}, {4, {2, 1, 3, 5}}, {3, {2, 3, 4}}, {4, {2, 2, 3, 5}}},
+    {"mixed_float16, float32 scores partly reused", NULL, "\"dtype\": \"mixed_float16\", \"reuse_attention\": 1", {3, {2, 3, 4}}, {3, {2, 5, 4}}, {0}, {0}, {4, {2, 1, 3, 5}}, {3, {2, 3, 4}}, {4, {2, 2, 3, 5}}},
+    {"four axes", NULL, "", {6, {1, 2, 2, 2, 2, 4}}, {6, {1, 2, 2, 2, 2, 4}}, {0}, {0}, {0}, {6, {1, 2, 2, 2, 2, 4}}, {0}},
+    {"six axes", NULL, "", {8, {1, 2, 1, 2, 1, 2, 2, 4}}, {8, {1, 2, 1, 2, 1, 2, 2, 4}}, {0}, {0}, {0}, {8, {1, 2, 1, 2, 1, 2, 2, 4}}, {0}},
     {"query of another width", "query", "", {3, {1, 3, 5}}, {3, {1, 3, 4}}, {0}, {0}, {0}, {0}, {0}},
     {"value of another width", "value", "", {3, {1, 3, 4}}, {3, {1, 3, 5}}, {0}, {0}, {0}, {0}, {0}},
     {"nine heads of scores to partial reuse", NULL, "\"reuse_attention\": 1", {3, {1, 3, 4}}, {3, {1, 3, 4}}, {0}, {0}, {4, {1, 9, 3, 3}}, {3, {1, 3, 4}}, {4, {1, 2, 3, 3}}},
@@ -112,10 +141,17 @@ static enum engine_code decide(struct engine *engine, const struct decision *d,
     struct engine_model *model = NULL;
     struct engine_plan *plan = NULL;
     ENGINE_TRY(read_config(d, &config, err));
-    config.query_shape = config.key_shape = config.value_shape =
-        (struct engine_layer_shape){.rank = 3, .shape = {-1, -1, 4}};
+    struct engine_layer_shape *shapes[] = {&config.query_shape, &config.key_shape,
+                                           &config.value_shape};
+    for (int i = 0; i < 3; i++)
+        if (shapes[i]->rank < 0)
+            *shapes[i] = (struct engine_layer_shape){.rank = 3, .shape = {-1, -1, 4}};
     const struct engine_model_source source = {.config = &config, .initialize = true};
     ENGINE_TRY(engine_model_create(engine, &source, &model, err));
+    if (d->query.rank == 0 && d->output.rank == 0) { /* loading is what is asked */
+        engine_model_release(model);
+        return ENGINE_OK;
+    }
     engine_call_init(&call);
     call.wanted[ENGINE_ATTENTION_SCORES] = true;
     give(&d->query, &call.inputs[ENGINE_QUERY]);

@@ -338,6 +338,65 @@ static void a_masked_key_changes_no_bit_and_its_score_is_zero(void **unused)
     fixture_reset(&f);
 }
 
+/* Scores that are not returned are scaled after the product with the values. */
+static void asking_for_scores_changes_the_output_in_its_last_bits_only(void **unused)
+{
+    struct fixture f;
+    struct engine_call call;
+    struct support_answer with, without;
+    (void)unused;
+    fixture_init(&f);
+    random_call(&f, 3, QUERIES, &call);
+    struct engine_model *model = make(&f, &f.config, f.weights, f.count);
+    call.wanted[ENGINE_ATTENTION_SCORES] = true;
+    support_run(f.engine, model, &call, false, &with);
+    call.wanted[ENGINE_ATTENTION_SCORES] = false;
+    support_run(f.engine, model, &call, false, &without);
+    for (size_t i = 0; i < support_count(&with.outputs[ENGINE_ATTENTION_OUTPUT]); i++) {
+        double a = engine_tensor_get(&with.outputs[ENGINE_ATTENTION_OUTPUT], i);
+        double b = engine_tensor_get(&without.outputs[ENGINE_ATTENTION_OUTPUT], i);
+        assert_true(fabs(a - b) <= 2e-6 * (1 + fabs(a)));
+    }
+    engine_model_release(model);
+    support_answer_reset(&with);
+    support_answer_reset(&without);
+    support_call_reset(&call);
+    fixture_reset(&f);
+}
+
+/* 3e38 times 2 is no float32; half of it, for a key_dim of 4, is. */
+static void a_float32_query_is_scaled_before_it_overflows(void **unused)
+{
+    struct engine_layer_config config;
+    struct engine_call call;
+    struct support_answer answer;
+    struct engine *engine = support_open(1);
+    (void)unused;
+    engine_layer_defaults(&config);
+    config.num_heads = 1;
+    config.key_dim = 4;
+    config.use_bias = false;
+    config.kernel_initializer =
+        (struct engine_initializer){.kind = ENGINE_INITIALIZER_CONSTANT, .value = 2};
+    config.query_shape = config.key_shape = config.value_shape =
+        (struct engine_layer_shape){.rank = 3, .shape = {1, 1, 1}};
+    engine_call_init(&call);
+    call.inputs[ENGINE_QUERY] = support_tensor(ENGINE_F32, 3, (int64_t[]){1, 1, 1});
+    call.inputs[ENGINE_VALUE] = support_tensor(ENGINE_F32, 3, (int64_t[]){1, 2, 1});
+    support_set(&call.inputs[ENGINE_QUERY], 0, 3e38);
+    support_set(&call.inputs[ENGINE_VALUE], 0, 1e-38);
+    support_set(&call.inputs[ENGINE_VALUE], 1, 1e-38);
+    call.wanted[ENGINE_ATTENTION_SCORES] = true;
+    struct engine_model *model = support_draw(engine, &config);
+    support_run(engine, model, &call, false, &answer);
+    for (size_t i = 0; i < 2; i++)
+        assert_true(engine_tensor_get(&answer.outputs[ENGINE_ATTENTION_SCORES], i) == 0.5);
+    engine_model_release(model);
+    support_answer_reset(&answer);
+    support_call_reset(&call);
+    engine_close(engine);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -346,6 +405,8 @@ int main(void)
         cmocka_unit_test(a_batch_row_has_the_same_bits_alone_and_beside_any_others),
         cmocka_unit_test(repeating_a_call_repeats_its_bits),
         cmocka_unit_test(a_masked_key_changes_no_bit_and_its_score_is_zero),
+        cmocka_unit_test(asking_for_scores_changes_the_output_in_its_last_bits_only),
+        cmocka_unit_test(a_float32_query_is_scaled_before_it_overflows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

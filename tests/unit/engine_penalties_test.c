@@ -59,6 +59,31 @@ static void good_weights_satisfy(void **unused)
     assert_true(engine_penalties_satisfied(&c, &t));
 }
 
+/* Keras divides by 1e-7 + norm: of a norm of 1e-3 that moves a weight by 1e-4 of itself, and of the
+ * smallest ones by all they are, though no rule is broken. */
+static void norms_near_keras_guard_satisfy(void **unused)
+{
+    float small[] = {0.6f, 0.8f};
+    struct engine_tensor t = {.dtype = ENGINE_F32, .rank = 1, .shape = {2}, .data = small};
+    const struct engine_constraint most = {
+        .kind = ENGINE_CONSTRAINT_MAX_NORM, .max_value = 2, .axis_rank = 1};
+    const struct engine_constraint between = {
+        .kind = ENGINE_CONSTRAINT_MIN_MAX_NORM, .max_value = 1, .rate = 1, .axis_rank = 1};
+    const struct engine_constraint unit = {.kind = ENGINE_CONSTRAINT_UNIT_NORM, .axis_rank = 1};
+    (void)unused;
+    for (double norm = 1; norm > 1e-40; norm /= 10) {
+        small[0] = (float)(0.6 * norm);
+        small[1] = (float)(0.8 * norm);
+        assert_true(engine_penalties_satisfied(&most, &t));
+        assert_true(engine_penalties_satisfied(&between, &t));
+        /* Nothing of 1e-13 is moved by as much as the guard is. */
+        assert_int_equal(engine_penalties_satisfied(&unit, &t), norm > 0.5 || norm < 3e-14);
+    }
+    small[0] = small[1] = 0.0f;
+    assert_true(engine_penalties_satisfied(&most, &t));
+    assert_true(engine_penalties_satisfied(&unit, &t)); /* as Keras leaves it */
+}
+
 /* Kernels and biases each answer to their own; the output is that of the layer without. */
 static void a_model_reports_them_and_computes_the_same(void **unused)
 {
@@ -106,6 +131,7 @@ int main(void)
         cmocka_unit_test(losses_are_keras_sums),
         cmocka_unit_test(constraints_look_at_norms_over_their_axes),
         cmocka_unit_test(good_weights_satisfy),
+        cmocka_unit_test(norms_near_keras_guard_satisfy),
         cmocka_unit_test(a_model_reports_them_and_computes_the_same),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
