@@ -139,13 +139,18 @@ static float exponential(float x, enum engine_dtype dtype)
 static void finish_one_rounded(float *x, int64_t count, float maximum, enum engine_dtype dtype)
 {
     double sum = 0.0;
-    for (int64_t j = 0; j < count; j++) {
-        x[j] = exponential(x[j] - maximum, dtype);
+    for (int64_t j = 0; j < count; j++)
+        x[j] -= maximum;
+    engine_tensor_round(dtype, x, (size_t)count);
+    for (int64_t j = 0; j < count; j++)
+        x[j] = expf(x[j]);
+    engine_tensor_round(dtype, x, (size_t)count);
+    for (int64_t j = 0; j < count; j++)
         sum += (double)x[j];
-    }
     float factor = round_to(dtype, 1.0f / round_to(dtype, (float)sum));
     for (int64_t j = 0; j < count; j++)
-        x[j] = round_to(dtype, x[j] * factor);
+        x[j] *= factor;
+    engine_tensor_round(dtype, x, (size_t)count);
 }
 
 static void finish_several_rounded(float *x, int64_t count, float maximum, enum engine_dtype dtype)

@@ -166,14 +166,54 @@ float engine_tensor_f16_value(uint16_t bits)
     return value_of(sign | ((exponent + 112u) << 23) | (mantissa << 13));
 }
 
+/* To float16 and back without its bits, and without branches: compilers make vectors of it. */
+static float round_f16(float value)
+{
+    uint32_t bits = bits_of(value), sign = bits & 0x80000000u, magnitude = bits ^ sign;
+    uint32_t rounded = (magnitude + 0xfffu + ((magnitude >> 13) & 1u)) & 0xffffe000u;
+    uint32_t subnormal = bits_of(value_of(magnitude) + 0.5f - 0.5f); /* as in f16_bits */
+    rounded = rounded > 0x477fe000u ? 0x7f800000u : rounded;
+    rounded = magnitude < 0x38800000u ? subnormal : rounded;
+    rounded = magnitude > 0x7f800000u ? 0x7fc00000u : rounded;
+    return value_of(sign | rounded);
+}
+
+static float round_bf16(float value)
+{
+    uint32_t bits = bits_of(value), magnitude = bits & 0x7fffffffu;
+    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+    return value_of(magnitude > 0x7f800000u ? (bits | 0x400000u) & 0xffff0000u : rounded);
+}
+
+/* Blocks of a known length become vectors also where the compiler is not told to try hard. */
+enum { BLOCK = 16 };
+
+static void round_all_f16(float *values, size_t count)
+{
+    size_t i = 0;
+    for (; i + BLOCK <= count; i += BLOCK)
+        for (size_t j = 0; j < BLOCK; j++)
+            values[i + j] = round_f16(values[i + j]);
+    for (; i < count; i++)
+        values[i] = round_f16(values[i]);
+}
+
+static void round_all_bf16(float *values, size_t count)
+{
+    size_t i = 0;
+    for (; i + BLOCK <= count; i += BLOCK)
+        for (size_t j = 0; j < BLOCK; j++)
+            values[i + j] = round_bf16(values[i + j]);
+    for (; i < count; i++)
+        values[i] = round_bf16(values[i]);
+}
+
 void engine_tensor_round(enum engine_dtype dtype, float *values, size_t count)
 {
     if (dtype == ENGINE_BF16)
-        for (size_t i = 0; i < count; i++)
-            values[i] = engine_tensor_bf16_value(engine_tensor_bf16_bits(values[i]));
+        round_all_bf16(values, count);
     if (dtype == ENGINE_F16)
-        for (size_t i = 0; i < count; i++)
-            values[i] = engine_tensor_f16_value(engine_tensor_f16_bits(values[i]));
+        round_all_f16(values, count);
 }
 
 #define LOAD(type)                                                                                 \

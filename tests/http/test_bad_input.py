@@ -412,13 +412,15 @@ def test_a_broken_model_is_said_and_the_others_are_served():
             return "; ".join(states[n]["reason"][:70] for n in ("missing", "cut", "heads"))
 
 
-def test_axes_that_the_inputs_do_not_have_are_refused_by_the_call():
+def test_axes_that_the_inputs_do_not_have_are_refused_by_the_call_or_at_load_if_none_have_them():
     with ModelDirectory() as directory:
         for name, axes in (("beyond", [9]), ("batch", [0]), ("features", [2])):
             target = directory.copy(NAME, name)
             (target / "layer.json").write_text(_layer(attention_axes=axes))
         with Daemon(models=(directory.path,)) as daemon:
-            for name in ("beyond", "batch", "features"):
+            for name, status in (("beyond", 503), ("batch", 503), ("features", 400)):
                 reply = daemon.post(f"/v2/models/{name}/infer", *oip(golden(NAME).inputs))
-                assert reply.status in (400, 503), f"{name}: {reply.status}"
-                assert "attention_axes" in reply.error() or reply.status == 503, reply.body
+                assert reply.status == status, f"{name}: {reply.status} {reply.body}"
+                assert status == 503 or "attention_axes" in reply.error(), reply.body
+            for name in ("beyond", "batch"):
+                assert any(name in line and "attention_axes" in line for line in daemon.log), name
