@@ -14,7 +14,8 @@ enum { ZLIB_FRAME = 15, GZIP_FRAME = 31, PIECE_BYTES = 32 * 1024, FASTEST = 1 };
 struct api_inflate {
     z_stream stream;
     size_t limit, total;
-    bool ended;
+    bool ended; /* at the end of a member, which may be the last */
+    bool has_members;
     unsigned char piece[PIECE_BYTES];
 };
 
@@ -47,7 +48,7 @@ static int quality(const char *text, size_t length)
         if (text[i] != ';')
             continue;
         size_t j = i + 1;
-        while (j < length && text[j] == ' ')
+        while (j < length && (text[j] == ' ' || text[j] == '\t'))
             j++;
         if (j + 2 > length || (text[j] != 'q' && text[j] != 'Q') || text[j + 1] != '=')
             continue;
@@ -69,7 +70,7 @@ static bool names(const char *text, size_t length, const char *coding)
 {
     size_t size = strlen(coding);
     return length >= size && strncasecmp(text, coding, size) == 0 &&
-           (length == size || text[size] == ';' || text[size] == ' ');
+           (length == size || text[size] == ';' || text[size] == ' ' || text[size] == '\t');
 }
 
 enum api_coding api_compression_preferred(const char *header)
@@ -109,6 +110,7 @@ enum engine_code api_inflate_create(enum api_coding coding, size_t limit, struct
         return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory to inflate a body");
     }
     inflate->limit = limit;
+    inflate->has_members = coding == API_CODING_GZIP;
     *ret = inflate;
     return ENGINE_OK;
 }
@@ -129,11 +131,11 @@ enum engine_code api_inflate_feed(struct api_inflate *x, const void *bytes, size
     x->stream.next_in = (unsigned char *)(uintptr_t)bytes;
     x->stream.avail_in = (unsigned)size;
     do {
-        if (x->ended && x->stream.avail_in > 0)
+        if (x->ended && x->stream.avail_in == 0)
+            return ENGINE_OK;
+        if (x->ended && (!x->has_members || inflateReset(&x->stream) != Z_OK))
             return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                     "the compressed body goes on after its end");
-        if (x->ended)
-            return ENGINE_OK;
         x->stream.next_out = x->piece;
         x->stream.avail_out = PIECE_BYTES;
         int status = inflate(&x->stream, Z_NO_FLUSH);

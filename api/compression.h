@@ -27,7 +27,8 @@ struct api_inflate;
 ENGINE_MUST_CHECK enum engine_code api_inflate_create(enum api_coding coding, size_t limit,
                                                       struct api_inflate **ret,
                                                       struct engine_error *err);
-/* Hands inflated pieces to "take" until the bytes are used up; stops at its first failure.
+/* gzip may be several members, one behind the other (RFC 1952, 2.2).
+ * Hands inflated pieces to "take" until the bytes are used up; stops at its first failure.
  * Errors: INVALID_ARGUMENT (damaged), TOO_LARGE (over the limit). */
 ENGINE_MUST_CHECK enum engine_code
 api_inflate_feed(struct api_inflate *inflate, const void *bytes, size_t size,

@@ -27,10 +27,14 @@ int api_error_body_status(enum engine_code code)
         return 411;
     case ENGINE_TOO_LARGE:
         return 413;
+    case ENGINE_URL_TOO_LONG:
+        return 414;
     case ENGINE_MEDIA_TYPE:
         return 415;
     case ENGINE_OVERLOADED:
         return 429;
+    case ENGINE_HEADERS_TOO_MANY:
+        return 431;
     case ENGINE_UNSUPPORTED:
         return 501;
     case ENGINE_UNAVAILABLE:

@@ -79,7 +79,7 @@ static bool is_type(const char *header, const char *type)
     size_t length = strlen(type);
     return header != NULL && strncasecmp(header, type, length) == 0 &&
            (header[length] == '\0' || header[length] == ';' || header[length] == ' ' ||
-            header[length] == ',');
+            header[length] == '\t' || header[length] == ',');
 }
 
 static bool accepts(const char *header, const char *type)

@@ -48,6 +48,10 @@ const char *engine_error_name(enum engine_code code)
         return "length_required";
     case ENGINE_TOO_LARGE:
         return "too_large";
+    case ENGINE_URL_TOO_LONG:
+        return "url_too_long";
+    case ENGINE_HEADERS_TOO_MANY:
+        return "headers_too_many";
     case ENGINE_MEDIA_TYPE:
         return "media_type";
     case ENGINE_OVERLOADED:

@@ -19,6 +19,8 @@ enum engine_code {
     ENGINE_TIMEOUT,          /* the client was too slow                                        */
     ENGINE_LENGTH_REQUIRED,  /* a body without a declared length where one is needed           */
     ENGINE_TOO_LARGE,        /* over a documented limit                                        */
+    ENGINE_URL_TOO_LONG,     /* over the limit of a URL                                        */
+    ENGINE_HEADERS_TOO_MANY, /* over the limit of header lines                                 */
     ENGINE_MEDIA_TYPE,       /* a content type or encoding that is not understood              */
     ENGINE_OVERLOADED,       /* queue or budget full: try again                                */
     ENGINE_UNSUPPORTED,      /* valid, not served here                                         */

@@ -1,12 +1,14 @@
 /* connection.c - see connection.h and request.h. */
 #include "server/connection.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "api/limits.h"
 #include "server/deadlines.h"
+#include "server/lingering.h"
 #include "server/listener.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -15,14 +17,22 @@
 #include "server/reply.h"
 #include "server/shutdown.h"
 
-enum {
-    /* Read on after a failure, so that the client is still there to be told. */
-    DISCARD_BYTES = 1024 * 1024,
-    /* Then the connection closes, and load spreads anew. */
-    REQUESTS_PER_CONNECTION = 10000
-};
+/* Then the connection closes, and load spreads anew. */
+enum { REQUESTS_PER_CONNECTION = 10000 };
 
 /* ---- a connection ----------------------------------------------------------------------- */
+
+/* libmicrohttpd is about to close the socket, and has shut down the sending side. A copy of the
+ * descriptor keeps the connection. */
+static bool lingers(struct server_service *service, const struct server_peer *peer)
+{
+    if (peer == NULL || !server_deadlines_lingers(service->deadlines, peer))
+        return false;
+    int descriptor = fcntl(peer->descriptor, F_DUPFD_CLOEXEC, 0);
+    if (descriptor >= 0)
+        server_lingering_take(service->lingering, descriptor);
+    return descriptor >= 0;
+}
 
 void server_connection_notify(void *argument, struct MHD_Connection *connection, void **peer,
                               enum MHD_ConnectionNotificationCode what)
@@ -34,7 +44,8 @@ void server_connection_notify(void *argument, struct MHD_Connection *connection,
         *peer = server_deadlines_add(service->deadlines, info->connect_fd);
         return;
     }
-    server_metrics_connection(service->metrics, -1);
+    if (!lingers(service, *peer))
+        server_metrics_connection(service->metrics, -1);
     if (*peer != NULL)
         server_deadlines_remove(service->deadlines, *peer);
     *peer = NULL;
@@ -57,7 +68,6 @@ void *server_connection_line(void *argument, const char *uri, struct MHD_Connect
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     struct server_request *request = calloc(1, sizeof *request);
-    (void)uri;
     if (request == NULL || info == NULL || info->socket_context == NULL) {
         free(request);
         return NULL; /* no memory: the access handler closes the connection */
@@ -66,6 +76,8 @@ void *server_connection_line(void *argument, const char *uri, struct MHD_Connect
     request->mhd = connection;
     request->peer = info->socket_context;
     request->started_ns = server_deadlines_now();
+    request->peer->awaited = true;
+    server_framing_init(&request->framing, uri);
     server_deadlines_phase(service->deadlines, request->peer, SERVER_PHASE_HEADERS);
     return request;
 }
@@ -83,22 +95,29 @@ static bool is_id(const char *text, size_t length)
     static const char allowed[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
     return text != NULL && length > 0 && length <= SERVER_REQUEST_ID_BYTES &&
-           strspn(text, allowed) == length;
+           strspn(text, allowed) >= length;
 }
 
 static void choose_id(struct server_request *request)
 {
     const struct server_framing *framing = &request->framing;
     if (is_id(framing->request_id, framing->request_id_length))
-        memcpy(request->id, framing->request_id, framing->request_id_length + 1);
+        memcpy(request->id, framing->request_id, framing->request_id_length);
     else
         server_metrics_make_id(request->service->metrics, request->id, sizeof request->id);
 }
 
 static size_t max_body(const struct server_request *request)
 {
-    size_t own = request->match.route->handler->max_body_bytes;
+    size_t own = request->match.route != NULL ? request->match.route->handler->max_body_bytes : 0;
     return own != 0 ? own : (size_t)request->service->options->max_body_bytes;
+}
+
+/* The most that is read of any body, served or not. */
+static size_t read_limit(const struct server_request *request)
+{
+    size_t most = (size_t)request->service->options->max_body_bytes, here = max_body(request);
+    return here > most ? here : most;
 }
 
 static enum engine_code check_declared(struct server_request *request, struct engine_error *err)
@@ -122,30 +141,75 @@ static enum engine_code check_sender(const struct server_request *request, const
     return server_origin_check(request->service->options, &sender, err);
 }
 
-/* Everything that can be refused before the body is sent. An answer at this point closes the
- * connection, so requests without a body get theirs at the end like all others. */
-static enum engine_code begin(struct server_request *request, const char *url, const char *method,
-                              const char *version, struct engine_error *err)
+/* 0.9.75 takes what it does not understand for the end of the header, cuts values at a NUL, joins
+ * folded lines, and takes a padded "chunked" for a coding that has no end. */
+static enum engine_code check_library(struct server_request *request, const char *method,
+                                      struct engine_error *err)
+{
+#if MHD_VERSION < 0x01000000
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(request->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    if (info == NULL || server_framing_hides(&request->framing, method, info->header_size))
+        request->last = true;
+    if (request->framing.coding.padded)
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "Transfer-Encoding has white space behind it, which this server's "
+                                "HTTP library cannot read");
+#else
+    (void)request, (void)method, (void)err;
+#endif
+    return ENGINE_OK;
+}
+
+static enum engine_code check_framing(struct server_request *request, const char *method,
+                                      const char *version, struct engine_error *err)
 {
     struct server_framing *framing = &request->framing;
-    snprintf(request->method, sizeof request->method, "%s", method);
-    snprintf(request->path, sizeof request->path, "%s", url);
-    server_framing_init(framing);
     MHD_get_connection_values_n(request->mhd, MHD_HEADER_KIND, take_header, framing);
     choose_id(request);
     enum engine_code code = server_framing_check(framing, version, err);
-    if (code != ENGINE_OK) {
-        request->reply.close = true; /* what follows may not be a request */
-        return code;
-    }
+    if (code == ENGINE_OK)
+        code = check_library(request, method, err);
+    request->broken = code != ENGINE_OK;
+    return code;
+}
+
+/* Everything that can be refused before the body is sent. */
+static enum engine_code begin(struct server_request *request, const char *url, const char *method,
+                              const char *version, struct engine_error *err)
+{
+    snprintf(request->method, sizeof request->method, "%s", method);
+    snprintf(request->path, sizeof request->path, "%s", url);
+    ENGINE_TRY(check_framing(request, method, version, err));
     ENGINE_TRY(check_sender(request, url, method, err));
     ENGINE_TRY(server_routes_find(method, url, &request->match, err));
+    ENGINE_TRY(check_declared(request, err));
     if (request->match.options)
         return ENGINE_OK;
-    ENGINE_TRY(check_declared(request, err));
     request->counted = true;
     const struct server_handler *handler = request->match.route->handler;
     return handler->begin != NULL ? handler->begin(request, err) : ENGINE_OK;
+}
+
+/* What a refused request held goes at once, however long its body takes to come. */
+static void drop_work(struct server_request *request)
+{
+    if (request->counted && request->match.route->handler->destroy != NULL)
+        request->match.route->handler->destroy(request);
+    request->counted = false;
+    free(request->body);
+    request->body = NULL;
+    request->body_bytes = request->body_capacity = 0;
+}
+
+/* A refusal given before the body has come is lost by proxies, and by clients that send first and
+ * read then: the body is read and thrown away. Not so where nobody knows where it ends, where its
+ * client waits for a word, and where it is too long to be read. */
+static bool answers_at_once(const struct server_request *request)
+{
+    const struct server_framing *framing = &request->framing;
+    return request->broken || (framing->has_body && server_framing_expects(framing)) ||
+           (framing->content_length > 0 && (uint64_t)framing->content_length > read_limit(request));
 }
 
 /* ---- its body --------------------------------------------------------------------------- */
@@ -173,31 +237,41 @@ static enum engine_code gather(struct server_request *request, const char *bytes
 static enum engine_code feed(struct server_request *request, const char *bytes, size_t size,
                              struct engine_error *err)
 {
-    if (request->match.options)
-        return ENGINE_OK;
     if (request->received_bytes > max_body(request))
         return engine_error_set(err, ENGINE_TOO_LARGE,
                                 "the body is longer than %zu bytes, the most accepted here",
                                 max_body(request));
-    if (request->framing.content_length < 0 && ++request->chunks > API_MAX_CHUNKS)
+    if (request->chunks > API_MAX_CHUNKS)
         return engine_error_set(err, ENGINE_TOO_LARGE, "the body has more than %d chunks",
                                 API_MAX_CHUNKS);
+    if (request->match.options)
+        return ENGINE_OK;
     const struct server_handler *handler = request->match.route->handler;
     return handler->feed != NULL ? handler->feed(request, bytes, size, err)
                                  : gather(request, bytes, size, err);
 }
 
-/* false: the client sends on and on after a failure; drop it. */
+/* A chunked body has no announced length, and libmicrohttpd takes no answer before its end. */
+static bool is_endless(const struct server_request *request)
+{
+    return request->received_bytes > read_limit(request) || request->chunks > API_MAX_CHUNKS;
+}
+
+/* false: the client was told, and the connection is to be closed. */
 static bool take_body(struct server_request *request, const char *bytes, size_t size)
 {
     request->received_bytes += size;
+    request->chunks += request->framing.content_length < 0;
     server_deadlines_received(request->service->deadlines, request->peer, size);
-    if (request->error.code == ENGINE_OK) {
-        (void)feed(request, bytes, size, &request->error);
-        request->taken_bytes = request->received_bytes;
+    if (request->error.code != ENGINE_OK)
+        request->discarded_bytes += size;
+    else if (feed(request, bytes, size, &request->error) != ENGINE_OK)
+        drop_work(request);
+    if (!is_endless(request))
         return true;
-    }
-    return request->received_bytes - request->taken_bytes <= DISCARD_BYTES;
+    server_reply_error(request, &request->error);
+    server_reply_send(request);
+    return false;
 }
 
 /* ---- its answer ------------------------------------------------------------------------- */
@@ -208,22 +282,24 @@ static void answer_options(struct server_request *request)
     request->reply.allow = request->match.allow;
 }
 
+/* What follows may not be a request. */
+static bool is_last(const struct server_request *request)
+{
+    return request->broken || request->last || request->error.code == ENGINE_LENGTH_REQUIRED;
+}
+
 static enum MHD_Result answer(struct server_request *request)
 {
-    if (request->error.code != ENGINE_OK) {
-        bool close = request->reply.close;
+    if (request->error.code != ENGINE_OK)
         server_reply_error(request, &request->error);
-        request->reply.close = close;
-    }
-    if (request->peer->requests >= REQUESTS_PER_CONNECTION)
-        request->reply.close = true;
-    server_deadlines_phase(request->service->deadlines, request->peer, SERVER_PHASE_REPLY);
+    request->reply.close = is_last(request) || request->peer->requests >= REQUESTS_PER_CONNECTION;
     return server_reply_queue(request) ? MHD_YES : MHD_NO;
 }
 
 static enum MHD_Result finish(struct server_request *request)
 {
     request->body_ns = server_deadlines_now();
+    request->peer->awaited = is_last(request);
     if (request->error.code != ENGINE_OK)
         return answer(request);
     if (request->match.options)
@@ -232,6 +308,19 @@ static enum MHD_Result finish(struct server_request *request)
         (void)request->match.route->handler->end(request, &request->error);
     /* Once suspended the request may already be another thread's: look at nothing else. */
     return request->suspended ? MHD_YES : answer(request);
+}
+
+static enum MHD_Result await_body(struct server_request *request)
+{
+    if (request->framing.has_body)
+        server_deadlines_phase(request->service->deadlines, request->peer, SERVER_PHASE_BODY);
+    return MHD_YES;
+}
+
+static enum MHD_Result refuse(struct server_request *request)
+{
+    drop_work(request);
+    return answers_at_once(request) ? answer(request) : await_body(request);
 }
 
 enum MHD_Result server_connection_access(void *service, struct MHD_Connection *connection,
@@ -245,12 +334,9 @@ enum MHD_Result server_connection_access(void *service, struct MHD_Connection *c
         return MHD_NO;
     if (!request->begun) {
         request->begun = true;
-        if (begin(request, url, method, version, &request->error) != ENGINE_OK &&
-            (request->framing.content_length != 0 || request->reply.close))
-            return answer(request);
-        if (request->framing.has_body)
-            server_deadlines_phase(request->service->deadlines, request->peer, SERVER_PHASE_BODY);
-        return MHD_YES;
+        if (begin(request, url, method, version, &request->error) != ENGINE_OK)
+            return refuse(request);
+        return await_body(request);
     }
     if (*upload_size > 0) {
         size_t size = *upload_size;
@@ -292,14 +378,39 @@ void server_connection_resume(struct server_request *request)
 
 /* ---- its end ---------------------------------------------------------------------------- */
 
+/* What libmicrohttpd answered itself; 0: nothing. It calls a line of a chunk that is longer than
+ * its memory an error of the server, which it is not. */
+static int library_status(const struct server_request *request)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(request->mhd, MHD_CONNECTION_INFO_HTTP_STATUS);
+    int status = info != NULL ? (int)info->http_status : 0;
+    return status == 500 ? 400 : status;
+}
+
+/* How it ended; returns the status that counts. *ret_why: what the log says; NULL: nothing. */
+static int outcome(const struct server_request *request, enum MHD_RequestTerminationCode how,
+                   const char **ret_why)
+{
+    bool broken = how != MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    bool late = broken && server_deadlines_late(request->service->deadlines, request->peer);
+    int library = request->reply.status == 0 && !late ? library_status(request) : 0;
+    const char *own = request->error.code != ENGINE_OK ? request->error.message : NULL;
+    *ret_why = own != NULL    ? own
+               : late         ? "the client was too slow"
+               : library != 0 ? "it is not HTTP"
+               : broken       ? "the client left"
+                              : NULL;
+    if (request->reply.status != 0)
+        return request->reply.status;
+    return late ? 408 : library != 0 ? library : 499;
+}
+
 static void record(const struct server_request *request, enum MHD_RequestTerminationCode how)
 {
     int64_t duration = server_deadlines_now() - request->started_ns;
-    bool broken = how != MHD_REQUEST_TERMINATED_COMPLETED_OK;
-    bool late = broken && server_deadlines_late(request->service->deadlines, request->peer);
-    int status = request->reply.status;
-    if (status == 0) /* no answer of ours: the reaper's, or none */
-        status = late ? 408 : 499;
+    const char *why = NULL;
+    int status = outcome(request, how, &why);
     const struct server_route *route = request->match.route;
     server_metrics_request(request->service->metrics,
                            route != NULL ? route->class : SERVER_ROUTE_OTHER, status, duration);
@@ -307,10 +418,7 @@ static void record(const struct server_request *request, enum MHD_RequestTermina
         .id = request->id,
         .method = request->method,
         .path = request->path,
-        .error = request->error.code != ENGINE_OK ? request->error.message
-                 : late                           ? "the client was too slow"
-                 : broken                         ? "the client left"
-                                                  : NULL,
+        .error = why,
         .status = status,
         .bytes_in = request->received_bytes,
         .bytes_out = request->sent_bytes,
@@ -330,11 +438,10 @@ void server_connection_completed(void *argument, struct MHD_Connection *connecti
     *state = NULL;
     if (request->begun)
         record(request, how);
-    const struct server_route *route = request->match.route;
-    if (request->counted && route->handler->destroy != NULL)
-        route->handler->destroy(request);
+    if (request->discarded_bytes > 0)
+        server_metrics_discarded(request->service->metrics, request->discarded_bytes);
+    drop_work(request);
     server_reply_reset(request);
     server_deadlines_phase(request->service->deadlines, request->peer, SERVER_PHASE_IDLE);
-    free(request->body);
     free(request);
 }

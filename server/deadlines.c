@@ -1,6 +1,7 @@
 /* deadlines.c - see deadlines.h. */
 #include "server/deadlines.h"
 
+#include <errno.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -14,8 +15,9 @@
 #include "server/origin.h"
 
 enum {
-    POLL_PEERS = 256,                  /* looked at with one system call */
-    COMPUTE_TICK_NS = 10 * 1000 * 1000 /* how late a client that left is noticed */
+    POLL_PEERS = 256,                   /* looked at with one system call */
+    COMPUTE_TICK_NS = 10 * 1000 * 1000, /* how late a client that left is noticed */
+    SHORT_BYTES = 64 * 1024             /* a reply that is sent too soon to be looked at first */
 };
 
 #define SECONDS(n) ((n)*INT64_C(1000000000))
@@ -26,6 +28,7 @@ const struct server_deadlines_limits server_deadlines_default = {
     .headers_ns = SECONDS(10),
     .grace_ns = SECONDS(5),
     .total_ns = SECONDS(600),
+    .reply_ns = SECONDS(60),
     .bytes_per_second = 64 * 1024,
 };
 
@@ -57,41 +60,52 @@ static uint64_t acknowledged(const struct server_peer *peer)
 
 static bool rate_is_low(const struct server_deadlines *deadlines, uint64_t bytes, int64_t age_ns)
 {
-    if (age_ns <= deadlines->limits.grace_ns)
+    if (age_ns <= 0)
         return false;
-    double seconds = (double)(age_ns - deadlines->limits.grace_ns) / 1e9;
-    return (double)bytes < seconds * (double)deadlines->limits.bytes_per_second;
+    return (double)bytes < (double)age_ns / 1e9 * (double)deadlines->limits.bytes_per_second;
 }
 
-/* Counted from the first look, so that short answers cost no system call. A unix socket tells
- * nothing of the kind; only the total time limits its replies. */
+static void sample(struct server_peer *peer, uint64_t bytes, int64_t now)
+{
+    peer->sampled = true;
+    peer->bytes = bytes;
+    peer->progress = 0;
+    peer->progress_ns = now;
+}
+
+/* Short replies cost no system call: they are sampled when first looked at, and all of them may
+ * have been acknowledged before. A unix socket tells nothing of the kind; only the total time
+ * limits its replies. */
 static bool reply_is_slow(const struct server_deadlines *deadlines, struct server_peer *peer,
                           int64_t now)
 {
     if (!peer->is_tcp)
-        return false;
+        return now - peer->request_ns > deadlines->limits.total_ns;
     uint64_t bytes = acknowledged(peer);
-    if (!peer->sampled) {
-        peer->sampled = true;
-        peer->phase_ns = now;
-        peer->bytes = bytes;
-    }
-    return rate_is_low(deadlines, bytes - peer->bytes, now - peer->phase_ns);
+    if (!peer->sampled)
+        sample(peer, bytes > SHORT_BYTES ? bytes - SHORT_BYTES : 0, now);
+    bytes -= peer->bytes;
+    if (bytes != peer->progress)
+        peer->progress_ns = now;
+    peer->progress = bytes;
+    int64_t most = deadlines->limits.reply_ns;
+    return now - peer->progress_ns > most ||
+           rate_is_low(deadlines, bytes, now - peer->phase_ns - most);
 }
 
 static bool is_late(const struct server_deadlines *deadlines, struct server_peer *peer, int64_t now)
 {
     int64_t age = now - peer->phase_ns;
-    bool too_long = now - peer->request_ns > deadlines->limits.total_ns;
     switch (peer->phase) {
     case SERVER_PHASE_IDLE:
         return age > deadlines->limits.idle_ns;
     case SERVER_PHASE_HEADERS:
         return age > deadlines->limits.headers_ns;
     case SERVER_PHASE_BODY:
-        return too_long || rate_is_low(deadlines, peer->bytes, age);
+        return now - peer->request_ns > deadlines->limits.total_ns ||
+               rate_is_low(deadlines, peer->bytes, age - deadlines->limits.grace_ns);
     case SERVER_PHASE_REPLY:
-        return too_long || reply_is_slow(deadlines, peer, now);
+        return reply_is_slow(deadlines, peer, now);
     case SERVER_PHASE_COMPUTE:
         break;
     }
@@ -248,6 +262,7 @@ struct server_peer *server_deadlines_add(struct server_deadlines *deadlines, int
     peer->is_tcp = is_known && address.ss_family != AF_UNIX;
     peer->is_loopback = is_known && server_origin_is_loopback(&address);
     peer->phase_ns = server_deadlines_now();
+    peer->awaited = true;
     pthread_mutex_lock(&deadlines->lock);
     peer->next = deadlines->first;
     if (peer->next != NULL)
@@ -277,11 +292,10 @@ void server_deadlines_remove(struct server_deadlines *deadlines, struct server_p
     free(peer);
 }
 
-void server_deadlines_phase(struct server_deadlines *deadlines, struct server_peer *peer,
-                            enum server_phase phase)
+static void change_phase(struct server_deadlines *deadlines, struct server_peer *peer,
+                         enum server_phase phase)
 {
     int64_t now = server_deadlines_now();
-    pthread_mutex_lock(&deadlines->lock);
     deadlines->counts[peer->phase]--;
     deadlines->counts[phase]++;
     if (phase == SERVER_PHASE_HEADERS) {
@@ -296,6 +310,25 @@ void server_deadlines_phase(struct server_deadlines *deadlines, struct server_pe
     peer->sampled = false;
     peer->finished = false;
     deadlines->changed_ns = now;
+}
+
+void server_deadlines_phase(struct server_deadlines *deadlines, struct server_peer *peer,
+                            enum server_phase phase)
+{
+    pthread_mutex_lock(&deadlines->lock);
+    change_phase(deadlines, peer, phase);
+    pthread_mutex_unlock(&deadlines->lock);
+}
+
+void server_deadlines_reply(struct server_deadlines *deadlines, struct server_peer *peer,
+                            size_t bytes)
+{
+    bool is_long = bytes > SHORT_BYTES && peer->is_tcp;
+    uint64_t before = is_long ? acknowledged(peer) : 0;
+    pthread_mutex_lock(&deadlines->lock);
+    change_phase(deadlines, peer, SERVER_PHASE_REPLY);
+    if (is_long)
+        sample(peer, before, peer->phase_ns);
     pthread_mutex_unlock(&deadlines->lock);
 }
 
@@ -326,6 +359,18 @@ bool server_deadlines_unwatch(struct server_deadlines *deadlines, struct server_
     peer->finished = true;
     pthread_mutex_unlock(&deadlines->lock);
     return gone;
+}
+
+bool server_deadlines_lingers(struct server_deadlines *deadlines, const struct server_peer *peer)
+{
+    char byte;
+    pthread_mutex_lock(&deadlines->lock);
+    bool gone = peer->gone;
+    pthread_mutex_unlock(&deadlines->lock);
+    if (gone)
+        return false;
+    ssize_t unread = recv(peer->descriptor, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return unread > 0 || (unread < 0 && errno == EAGAIN && peer->awaited);
 }
 
 bool server_deadlines_late(struct server_deadlines *deadlines, const struct server_peer *peer)

@@ -33,8 +33,11 @@ struct server_peer {
     bool is_loopback; /* the address that was connected to */
     enum server_phase phase;
     int64_t phase_ns, request_ns; /* when the phase, when the request began */
-    uint64_t bytes;               /* of the body, or acknowledged when the reply was first seen */
-    bool sampled;
+    uint64_t bytes;               /* of the body, or acknowledged before the reply */
+    bool sampled;                 /* bytes and progress are known for this reply */
+    uint64_t progress;            /* of the reply: acknowledged when last looked at */
+    int64_t progress_ns;          /* when that was last seen to grow */
+    bool awaited;                 /* bytes of the client may come that nobody will read */
     unsigned requests;
     unsigned streak;        /* requests since another connection had one, this one included */
     struct engine_job *job; /* may be cancelled; NULL: none */
@@ -44,9 +47,12 @@ struct server_peer {
     struct server_peer *next, *previous;
 };
 
-/* Limits, in time and bytes; constants but for tests of the reaper itself. */
+/* Limits, in time and bytes; constants but for tests of the reaper itself. A request is late when
+ * it is below bytes_per_second after grace_ns, or not complete after total_ns. A reply is late when
+ * nothing of it was acknowledged for reply_ns, or when after the time t less is acknowledged than
+ * bytes_per_second * (t - reply_ns): who reads in bursts may pause. */
 struct server_deadlines_limits {
-    int64_t idle_ns, headers_ns, grace_ns, total_ns;
+    int64_t idle_ns, headers_ns, grace_ns, total_ns, reply_ns;
     uint64_t bytes_per_second;
 };
 extern const struct server_deadlines_limits server_deadlines_default;
@@ -62,6 +68,9 @@ struct server_peer *server_deadlines_add(struct server_deadlines *deadlines, int
 void server_deadlines_remove(struct server_deadlines *deadlines, struct server_peer *peer);
 void server_deadlines_phase(struct server_deadlines *deadlines, struct server_peer *peer,
                             enum server_phase phase);
+/* The phase of a reply of so many bytes. */
+void server_deadlines_reply(struct server_deadlines *deadlines, struct server_peer *peer,
+                            size_t bytes);
 void server_deadlines_received(struct server_deadlines *deadlines, struct server_peer *peer,
                                size_t bytes);
 
@@ -72,6 +81,10 @@ void server_deadlines_received(struct server_deadlines *deadlines, struct server
 void server_deadlines_watch(struct server_deadlines *deadlines, struct server_peer *peer,
                             struct engine_job *job, bool is_long);
 bool server_deadlines_unwatch(struct server_deadlines *deadlines, struct server_peer *peer);
+
+/* Before remove: whether the connection is closed by the server while its client may be sending,
+ * or has sent what nobody has read. */
+bool server_deadlines_lingers(struct server_deadlines *deadlines, const struct server_peer *peer);
 
 /* Whether the peer was shut down for being too slow. */
 bool server_deadlines_late(struct server_deadlines *deadlines, const struct server_peer *peer);

@@ -65,10 +65,10 @@ static enum engine_code create_decoder(struct server_request *request, struct in
         .model_name = infer->model->name,
         .model_version = infer->model->version,
         .content_type = framing->content_type,
-        .content_encoding = framing->content_encoding,
+        .content_encoding = server_framing_text(&framing->content_encoding),
         .accept = framing->accept,
         .accept_encoding = framing->accept_encoding,
-        .header_content_length = framing->header_content_length,
+        .header_content_length = server_framing_text(&framing->header_content_length),
         .content_length = framing->content_length,
         .max_body_bytes = (size_t)request->service->options->max_body_bytes,
     };

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "server/log.h"
 #include "server/options.h"
@@ -43,8 +44,8 @@ static enum engine_code check_control(struct server_request *request, struct eng
 
 static enum engine_code refuse_encoding(struct server_request *request, struct engine_error *err)
 {
-    const char *encoding = request->framing.content_encoding;
-    if (encoding != NULL && strcmp(encoding, "identity") != 0)
+    const char *encoding = server_framing_text(&request->framing.content_encoding);
+    if (encoding != NULL && strcasecmp(encoding, "identity") != 0)
         return engine_error_set(err, ENGINE_MEDIA_TYPE,
                                 "Content-Encoding is not accepted on this route");
     return ENGINE_OK;

@@ -24,6 +24,7 @@
 #include "engine/engine.h"
 #include "server/connection.h"
 #include "server/deadlines.h"
+#include "server/lingering.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/options.h"
@@ -223,7 +224,7 @@ enum engine_code server_listener_open(struct server_service *service, struct ser
 /* ---- accepting -------------------------------------------------------------------------- */
 
 /* Best effort: the client may not read it, and nothing waits for that. */
-static void refuse(int descriptor)
+static void say_full(int descriptor)
 {
     static const char full[] = "HTTP/1.1 503 Service Unavailable\r\n"
                                "Content-Type: application/json\r\n"
@@ -232,7 +233,21 @@ static void refuse(int descriptor)
                                "Content-Length: 60\r\n\r\n"
                                "{\"error\":\"the server has as many connections as it accepts\"}";
     (void)!send(descriptor, full, sizeof full - 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-    close(descriptor);
+}
+
+/* The client's request is on the way: it is read while descriptors allow, or the answer is lost. */
+static void refuse(struct server_listener *listener, int descriptor)
+{
+    struct server_service *service = listener->service;
+    say_full(descriptor);
+    shutdown(descriptor, SHUT_WR);
+    if (server_metrics_connections(service->metrics) >=
+        listener->max_connections + RESERVED_DESCRIPTORS / 2) {
+        close(descriptor);
+        return;
+    }
+    server_metrics_connection(service->metrics, 1);
+    server_lingering_take(service->lingering, descriptor);
 }
 
 /* Out of descriptors: the spare one lets the waiting client be told. */
@@ -241,8 +256,10 @@ static void refuse_with_spare(struct server_listener *listener, int socket_descr
     if (listener->spare >= 0)
         close(listener->spare);
     int descriptor = accept4(socket_descriptor, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    if (descriptor >= 0)
-        refuse(descriptor);
+    if (descriptor >= 0) {
+        say_full(descriptor);
+        close(descriptor);
+    }
     listener->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
@@ -283,7 +300,7 @@ static void accept_waiting(struct server_listener *listener, int socket_descript
         if (server_metrics_connections(listener->service->metrics) < listener->max_connections)
             hand_over(listener, descriptor, &address, size);
         else
-            refuse(descriptor);
+            refuse(listener, descriptor);
     }
 }
 

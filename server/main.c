@@ -8,6 +8,7 @@
 #include "server/admission.h"
 #include "server/deadlines.h"
 #include "server/exceptions.h"
+#include "server/lingering.h"
 #include "server/listener.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -65,11 +66,15 @@ static enum engine_code open_parts(struct server_service *service, struct engine
     service->admission = server_admission_create(service->engine, service->options->max_queue);
     if (service->metrics == NULL || service->shutdown == NULL || service->admission == NULL)
         return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for the server");
+    struct server_lingering_limits limits;
+    server_lingering_limits((uint64_t)service->options->max_body_bytes, &limits);
+    ENGINE_TRY(server_lingering_open(&limits, service->metrics, &service->lingering, err));
     return server_deadlines_open(&server_deadlines_default, &service->deadlines, err);
 }
 
 static void close_all(struct server_service *service)
 {
+    server_lingering_close(service->lingering);
     server_deadlines_close(service->deadlines);
     server_admission_destroy(service->admission);
     server_shutdown_destroy(service->shutdown);

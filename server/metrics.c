@@ -18,8 +18,8 @@
 static const int64_t bounds_us[] = {100,     200,     500,     1000,    2000,   5000,
                                     10000,   20000,   50000,   100000,  200000, 500000,
                                     1000000, 2000000, 5000000, 10000000};
-static const int statuses[] = {200, 400, 401, 403, 404, 405, 408, 411, 413,
-                               415, 429, 499, 500, 501, 503, 504, 0};
+static const int statuses[] = {200, 400, 401, 403, 404, 405, 408, 411, 413, 414,
+                               415, 429, 431, 499, 500, 501, 503, 504, 0};
 
 enum {
     BOUNDS = sizeof bounds_us / sizeof bounds_us[0],
@@ -30,8 +30,8 @@ struct server_metrics {
     atomic_uint_fast64_t requests[SERVER_ROUTE_CLASSES][STATUSES];
     atomic_uint_fast64_t buckets[SERVER_ROUTE_CLASSES][BOUNDS + 1];
     atomic_uint_fast64_t total_ns[SERVER_ROUTE_CLASSES];
-    atomic_uint_fast64_t cancelled, ids;
-    atomic_int connections;
+    atomic_uint_fast64_t cancelled, discarded, ids;
+    atomic_int connections, lingering;
     uint64_t seed;
 };
 
@@ -84,6 +84,16 @@ int server_metrics_connections(const struct server_metrics *metrics)
 void server_metrics_cancelled(struct server_metrics *metrics)
 {
     add(&metrics->cancelled, 1);
+}
+
+void server_metrics_discarded(struct server_metrics *metrics, uint64_t bytes)
+{
+    add(&metrics->discarded, bytes);
+}
+
+void server_metrics_lingering(struct server_metrics *metrics, int change)
+{
+    atomic_fetch_add_explicit(&metrics->lingering, change, memory_order_relaxed);
 }
 
 void server_metrics_make_id(struct server_metrics *metrics, char *ret, size_t size)
@@ -167,6 +177,12 @@ static void print_process(FILE *out, const struct server_service *service)
     one(out, "attnd_threads", "gauge", "Compute threads.", facts->threads);
     one(out, "attnd_connections", "gauge", "Open connections.",
         server_metrics_connections(service->metrics));
+    one(out, "attnd_connections_lingering", "gauge",
+        "Of these, closed and read on until their client has the answer.",
+        atomic_load_explicit(&service->metrics->lingering, memory_order_relaxed));
+    one(out, "attnd_discarded_bytes_total", "counter",
+        "Bytes of refused requests that were read and thrown away.",
+        (double)get(&service->metrics->discarded));
     one(out, "attnd_requests_in_flight", "gauge", "Requests read, computed or answered now.",
         now.headers + now.body + now.compute + now.reply);
     one(out, "attnd_calls_admitted", "gauge", "Calls waiting or running.",

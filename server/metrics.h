@@ -25,6 +25,11 @@ int server_metrics_connections(const struct server_metrics *metrics);
 /* Work that was cancelled because its client left. */
 void server_metrics_cancelled(struct server_metrics *metrics);
 
+/* Bytes that were read and thrown away: what follows a failure. */
+void server_metrics_discarded(struct server_metrics *metrics, uint64_t bytes);
+/* A connection began (1) or ended (-1) to linger. */
+void server_metrics_lingering(struct server_metrics *metrics, int change);
+
 /* A request id that no other request of this process or its neighbours has. */
 void server_metrics_make_id(struct server_metrics *metrics, char *ret, size_t size);
 

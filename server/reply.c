@@ -5,10 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <sys/socket.h>
+#include <time.h>
+
 #include <microhttpd.h>
 
 #include "api/error_body.h"
 #include "engine/engine.h"
+#include "server/deadlines.h"
 #include "server/options.h"
 #include "server/origin.h"
 #include "server/shutdown.h"
@@ -252,8 +256,32 @@ bool server_reply_queue(struct server_request *request)
     if (is_infer || request->sent_bytes > 0)
         add_type(&headers, reply, is_infer);
     add_all(&headers, request);
+    server_deadlines_reply(request->service->deadlines, request->peer, request->sent_bytes);
     bool queued = !headers.failed &&
                   MHD_queue_response(request->mhd, (unsigned)reply->status, response) == MHD_YES;
     MHD_destroy_response(response);
     return queued || give_up(request);
+}
+
+static void write_date(char *text, size_t size)
+{
+    time_t now = time(NULL);
+    struct tm parts;
+    strftime(text, size, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &parts));
+}
+
+void server_reply_send(struct server_request *request)
+{
+    const struct server_reply *reply = &request->reply;
+    char text[ERROR_BODY_BYTES + 512], date[40];
+    write_date(date, sizeof date);
+    int size = snprintf(text, sizeof text,
+                        "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/json\r\n"
+                        "X-Content-Type-Options: nosniff\r\nX-Request-Id: %s\r\n"
+                        "Connection: close\r\nContent-Length: %zu\r\n\r\n%.*s",
+                        reply->status, MHD_get_reason_phrase_for((unsigned)reply->status), date,
+                        request->id, reply->text_bytes, (int)reply->text_bytes,
+                        reply->text != NULL ? reply->text : "");
+    request->sent_bytes = reply->text_bytes;
+    (void)!send(request->peer->descriptor, text, (size_t)size, MSG_DONTWAIT | MSG_NOSIGNAL);
 }

@@ -22,6 +22,10 @@ void server_reply_error(struct server_request *request, const struct engine_erro
  * the response afterwards. false: the connection is to be closed. */
 bool server_reply_queue(struct server_request *request);
 
+/* Writes request->reply to the socket, past libmicrohttpd, which takes no response in the middle of
+ * a body. No byte of an answer is under way then. The connection is to be closed behind it. */
+void server_reply_send(struct server_request *request);
+
 /* Frees a reply that was not queued. */
 void server_reply_reset(struct server_request *request);
 

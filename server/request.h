@@ -62,14 +62,16 @@ struct server_request {
     size_t body_bytes, body_capacity;
     size_t received_bytes, sent_bytes;
     int chunks;
-    int64_t started_ns; /* CLOCK_MONOTONIC, first byte of the request line known */
-    int64_t body_ns;    /* body complete */
-    size_t taken_bytes; /* received before the failure */
+    int64_t started_ns;     /* CLOCK_MONOTONIC, first byte of the request line known */
+    int64_t body_ns;        /* body complete */
+    size_t discarded_bytes; /* received after the failure */
     char method[16];
     char id[SERVER_REQUEST_ID_BYTES + 1];
     char path[SERVER_REQUEST_PATH_BYTES];
     bool begun;     /* headers were judged */
     bool counted;   /* begin was called: destroy must be */
+    bool broken;    /* where it ends is not known: it is answered at once */
+    bool last;      /* something in its header was not seen: the connection closes after it */
     bool suspended; /* I/O thread only */
     /* ANSWERED by the other thread: what it wrote is there for the I/O thread. */
     _Atomic enum server_request_stage stage;

@@ -202,7 +202,7 @@ enum engine_code server_routes_find(const char *method, const char *path, struct
     enum engine_code code = ENGINE_OK;
     memset(ret, 0, sizeof *ret);
     if (strlen(path) > API_MAX_URL_BYTES)
-        return engine_error_set(err, ENGINE_TOO_LARGE, "the URL is longer than %d bytes",
+        return engine_error_set(err, ENGINE_URL_TOO_LONG, "the URL is longer than %d bytes",
                                 API_MAX_URL_BYTES);
     ret->options = strcmp(method, "OPTIONS") == 0;
     if (ret->options && strcmp(path, "*") == 0) {

@@ -45,7 +45,7 @@ struct server_match {
 
 /* Finds the route of method and raw path (without query; absolute form is accepted). HEAD finds
  * what GET finds. Fills "allow" also when it fails with METHOD.
- * Errors: INVALID_ARGUMENT (malformed path or name), NOT_FOUND, METHOD, TOO_LARGE. */
+ * Errors: INVALID_ARGUMENT (malformed path or name), NOT_FOUND, METHOD, URL_TOO_LONG. */
 ENGINE_MUST_CHECK enum engine_code server_routes_find(const char *method, const char *path,
                                                       struct server_match *ret,
                                                       struct engine_error *err);

@@ -13,6 +13,7 @@ struct server_service {
     struct server_metrics *metrics;
     struct server_admission *admission;
     struct server_deadlines *deadlines;
+    struct server_lingering *lingering;
     struct server_shutdown *shutdown;
 };
 

@@ -223,10 +223,14 @@ static enum engine_code code_of(long status)
         return ENGINE_LENGTH_REQUIRED;
     case 413:
         return ENGINE_TOO_LARGE;
+    case 414:
+        return ENGINE_URL_TOO_LONG;
     case 415:
         return ENGINE_MEDIA_TYPE;
     case 429:
         return ENGINE_OVERLOADED;
+    case 431:
+        return ENGINE_HEADERS_TOO_MANY;
     case 501:
         return ENGINE_UNSUPPORTED;
     case 503:

@@ -21,7 +21,7 @@ from attnd import Daemon  # noqa: E402: the path comes first
 
 # The order in which a failure says most: first what all others rest upon.
 SUITES = ["golden", "edges", "routes", "oip", "tfserving", "recorded", "bad_input", "framing",
-          "origin", "models", "hostile", "same_bits", "concurrency", "start", "readme"]
+          "refusals", "origin", "models", "hostile", "same_bits", "concurrency", "start", "readme"]
 
 
 def tests_of(suite, core):

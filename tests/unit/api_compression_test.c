@@ -148,6 +148,53 @@ static void a_body_that_inflates_without_end_stops_at_the_cap(void **state)
     }
 }
 
+/* Members as gzip and its parallel relatives write them, cut anywhere by the network. */
+static void gzip_of_several_members_is_gzip(void **state)
+{
+    char *body = rows_of(200);
+    size_t size = strlen(body), packed_bytes = 0, text_bytes = 0, plain_bytes = 0;
+    unsigned char packed[16384];
+    struct api_reply reply, plain;
+    for (size_t at = 0; at < size;) {
+        size_t now = size - at < 700 ? size - at : 700; /* and one member of nothing */
+        z_stream stream = {.next_in = (unsigned char *)body + at,
+                           .avail_in = (unsigned)(at == 700 ? 0 : now),
+                           .next_out = packed + packed_bytes,
+                           .avail_out = (unsigned)(sizeof packed - packed_bytes)};
+        static bool was_empty;
+        assert_int_equal(deflateInit2(&stream, 6, Z_DEFLATED, 31, 8, Z_DEFAULT_STRATEGY), Z_OK);
+        if (at == 700 && was_empty)
+            stream.avail_in = (unsigned)now;
+        was_empty = at == 700;
+        size_t taken = stream.avail_in;
+        assert_int_equal(deflate(&stream, Z_FINISH), Z_STREAM_END);
+        packed_bytes += stream.total_out;
+        at += taken;
+        deflateEnd(&stream);
+    }
+    char *wanted = answer_to(*state, body, NULL, &plain, &plain_bytes);
+    for (size_t piece = 1; piece < 4096; piece = piece * 5 + 1) {
+        struct api_request_head head = head_of(*state, packed_bytes);
+        head.content_encoding = "gzip";
+        char *text =
+            answer(*state, accept(&head, (char *)packed, packed_bytes, piece), &reply, &text_bytes);
+        assert_int_equal(text_bytes, plain_bytes);
+        assert_memory_equal(text, wanted, text_bytes);
+        free(text);
+        api_reply_reset(((struct fixture *)*state)->engine, &reply);
+    }
+    struct api_request_head head = head_of(*state, packed_bytes - 1);
+    head.content_encoding = "gzip";
+    refuse_head(&head, (char *)packed, packed_bytes - 1, 400, "ends too early");
+    memcpy(packed + packed_bytes, "junk", 4);
+    head = head_of(*state, packed_bytes + 4);
+    head.content_encoding = "gzip";
+    refuse_head(&head, (char *)packed, packed_bytes + 4, 400, "compressed body");
+    free(wanted);
+    free(body);
+    api_reply_reset(((struct fixture *)*state)->engine, &plain);
+}
+
 static void a_damaged_stream_is_refused(void **state)
 {
     static const char *const bodies[] = {"no gzip at all", "\x1f\x8b\x08", "\x78\x9c\xff\xff\xff"};
@@ -165,6 +212,7 @@ int main(void)
         cmocka_unit_test(a_compressed_answer_inflates_to_the_plain_one),
         cmocka_unit_test(a_short_answer_stays_plain),
         cmocka_unit_test(a_body_that_inflates_without_end_stops_at_the_cap),
+        cmocka_unit_test(gzip_of_several_members_is_gzip),
         cmocka_unit_test(a_damaged_stream_is_refused),
     };
     return cmocka_run_group_tests(tests, open_fixture, close_fixture);

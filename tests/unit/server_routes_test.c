@@ -120,7 +120,7 @@ static void a_url_over_the_limit_is_too_large(void **state)
     struct server_match match;
     (void)state;
     memset(path, '/', sizeof path - 1);
-    assert_int_equal(find("GET", path, &match), ENGINE_TOO_LARGE);
+    assert_int_equal(find("GET", path, &match), ENGINE_URL_TOO_LONG);
 }
 
 int main(void)
