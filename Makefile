@@ -174,6 +174,12 @@ $(BUILD)/failing.so: tests/torture/failing.c
 torture: $(BUILD)/attnd $(BUILD)/failing.so ## every allocation fails in turn, at start and on each route; ARGS="--quick"
 	@BUILD=$(BUILD) python3 tests/torture/torture.py $(BUILD)/failing.so $(ARGS)
 
+.PHONY: test-proxies
+test-proxies: deps ## do refusals arrive behind nginx and HAProxy, and at curl, node and requests?
+	@tests/install_packages.sh nginx haproxy nodejs python3-requests
+	@$(AGAIN) $(BUILD)/attnd $(BUILD)/attn
+	@BUILD=$(BUILD) python3 tests/proxies/run.py $(ARGS)
+
 SOAK_SECONDS ?= 600
 
 .PHONY: soak
