@@ -1,5 +1,5 @@
 # Makefile - builds attnd (the daemon), attn (the client) and bench (the engine in-process).
-# `make help` lists the targets.
+# `make help` lists the targets; `make V=1` shows the commands.
 
 BUILD    ?= build
 CC       ?= cc
@@ -42,6 +42,11 @@ SERVER_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out server/main.c,$(wildcard 
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/*_test.c))
 PROGRAMS   := $(BUILD)/attnd $(BUILD)/attn $(BUILD)/bench
 
+# A line a file, $(call say,CC,file); the commands with V=1, nothing with -s.
+quiet := $(findstring s,$(firstword -$(MAKEFLAGS)))
+say    = $(if $(V)$(quiet),,@printf '  %-4s %s\n' $(1) $(2))
+Q     := $(if $(V),,@)
+
 .PHONY: all
 all: $(PROGRAMS) ## build attnd, attn and bench
 
@@ -52,26 +57,32 @@ $(BUILD)/%_amx.o: ISA := $(ISA_amx)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALL_C) $(ISA) $(CFLAGS) -c -o $@ $<
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CPPFLAGS) $(ALL_C) $(ISA) $(CFLAGS) -c -o $@ $<
 
 $(BUILD)/api/openapi.o: api/openapi.json
 
 $(BUILD)/%.o: %.cc
 	@mkdir -p $(@D)
-	$(CXX) $(CPPFLAGS) $(ALL_CXX) $(CXXFLAGS) -c -o $@ $<
+	$(call say,CXX,$<)
+	$(Q)$(CXX) $(CPPFLAGS) $(ALL_CXX) $(CXXFLAGS) -c -o $@ $<
 
 $(BUILD)/attnd: $(BUILD)/server/main.o $(SERVER_OBJ) $(API_OBJ) $(ENGINE_OBJ)
-	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(MHD_LIBS) $(API_LIBS) $(CURL_LIBS) $(ENGINE_LIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(MHD_LIBS) $(API_LIBS) $(CURL_LIBS) $(ENGINE_LIBS)
 
 $(BUILD)/attn: $(BUILD)/api/client/attn.o $(CLIENT_OBJ) $(API_OBJ) $(ENGINE_OBJ)
-	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(CURL_LIBS) $(API_LIBS) $(ENGINE_LIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(CURL_LIBS) $(API_LIBS) $(ENGINE_LIBS)
 
 BENCH_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/bench/bench*.c))
 $(BUILD)/bench: $(BENCH_OBJ) $(ENGINE_OBJ)
-	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
 
 $(BUILD)/tests/unit/%_test: $(BUILD)/tests/unit/%_test.o $(API_OBJ) $(CLIENT_OBJ) $(SERVER_OBJ) $(ENGINE_OBJ)
-	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ -lcmocka $(MHD_LIBS) $(CURL_LIBS) $(API_LIBS) $(ENGINE_LIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LINK) $(LDFLAGS) -o $@ $^ -lcmocka $(MHD_LIBS) $(CURL_LIBS) $(API_LIBS) $(ENGINE_LIBS)
 
 .PHONY: bench
 bench: $(BUILD)/bench ## measure the engine beside the machine's ceilings, one thread and two
@@ -81,9 +92,14 @@ bench: $(BUILD)/bench ## measure the engine beside the machine's ceilings, one t
 unit: $(UNIT_TESTS) ## run the unit tests alone
 	@for t in $(UNIT_TESTS); do $$t || exit 1; done
 
+# BUILD=. or BUILD=server would take the sources with it.
+sources_in = $(filter $(abspath $(1))/%,$(abspath Makefile $(wildcard */*.[ch] docker/* tests/* tests/*/*)))
+
 .PHONY: clean
-clean: ## remove everything that was built
-	rm -rf build
+clean: ## remove everything that was built, in BUILD (default build)
+	$(if $(call sources_in,$(BUILD)),$(error BUILD=$(BUILD) holds sources; nothing is removed))
+	$(call say,RM,$(BUILD))
+	$(Q)rm -rf $(BUILD)
 
 # ---- from nothing to an answer -------------------------------------------------------------
 
@@ -98,14 +114,14 @@ deps: ## install the Debian packages that are needed; does nothing when they are
 	@tests/install_packages.sh $(DEPS)
 
 .PHONY: run
-run: deps ## build, serve the bundled model, ask it one question, go on serving
-	@$(AGAIN) $(BUILD)/attnd
-	@BUILD=$(BUILD) tests/demo serve
+run: deps ## build, serve the bundled model, ask it one question, go on serving; LISTEN=:0 for any port
+	@$(AGAIN) $(BUILD)/attnd $(BUILD)/attn
+	@BUILD=$(BUILD) exec tests/demo serve
 
 .PHONY: demo
 demo: deps ## the same, but stop after the answer
 	@$(AGAIN) $(BUILD)/attnd
-	@BUILD=$(BUILD) tests/demo
+	@BUILD=$(BUILD) exec tests/demo
 
 # ---- tests ---------------------------------------------------------------------------------
 
@@ -164,7 +180,8 @@ fuzz: deps ## feed the parsers with damaged input, FUZZ_SECONDS=60 each
 fuzzers: $(FUZZERS:%=$(BUILD)/fuzz_%)
 .SECONDARY: $(FUZZERS:%=$(BUILD)/tests/fuzz/fuzz_%.o)
 $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(API_OBJ) $(ENGINE_OBJ)
-	$(CC) $(LINK) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(API_LIBS) $(ENGINE_LIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LINK) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(API_LIBS) $(ENGINE_LIBS)
 
 $(BUILD)/failing.so: tests/torture/failing.c
 	@mkdir -p $(@D)
@@ -223,17 +240,21 @@ VENV_BENCH       := $(BUILD)/venv-bench
 VENV_CONFORMANCE := $(BUILD)/venv-conformance
 
 $(BUILD)/kernels: $(BUILD)/tests/bench/kernels.o $(ENGINE_OBJ)
-	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
 
 $(BUILD)/engine_turns: $(BUILD)/tests/bench/engine_turns.o $(ENGINE_OBJ)
-	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
 
 $(BUILD)/json_tensor: $(BUILD)/tests/bench/json_tensor.o
-	$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(JANSSON_LIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(JANSSON_LIBS)
 
 $(BUILD)/heap_count.so: tests/bench/heap_count.c
 	@mkdir -p $(@D)
-	$(CC) $(STD) -D_GNU_SOURCE -O2 $(WARN) -fPIC -shared -fno-builtin -o $@ $<
+	$(call say,LD,$@)
+	$(Q)$(CC) $(STD) -D_GNU_SOURCE -O2 $(WARN) -fPIC -shared -fno-builtin -o $@ $<
 
 $(VENV_BENCH)/.installed: tests/bench/install.sh tests/bench/requirements.txt
 	tests/bench/install.sh $(VENV_BENCH)

@@ -20,8 +20,9 @@ sys.dont_write_bytecode = True
 from attnd import Daemon  # noqa: E402: the path comes first
 
 # The order in which a failure says most: first what all others rest upon.
-SUITES = ["golden", "edges", "routes", "oip", "tfserving", "recorded", "bad_input", "framing",
-          "refusals", "origin", "models", "hostile", "same_bits", "concurrency", "start", "readme"]
+SUITES = ["golden", "edges", "routes", "oip", "tfserving", "recorded", "bad_input", "way_out",
+          "framing", "refusals", "origin", "models", "hostile", "same_bits", "concurrency", "start",
+          "make", "readme"]
 
 
 def tests_of(suite, core):
