@@ -334,6 +334,13 @@ static enum engine_code take(void *argument, const void *bytes, size_t size,
     return size > 0 ? keep_tail(decoder, at, size, err) : ENGINE_OK;
 }
 
+void api_hint(struct engine_error *err, const char *text)
+{
+    size_t used = strlen(err->message);
+    if (used + strlen(text) < sizeof err->message)
+        memcpy(err->message + used, text, strlen(text) + 1);
+}
+
 /* Who sends so many numbers as JSON and is refused learns of the faster way. */
 static enum engine_code hint(const struct api_decoder *decoder, enum engine_code code,
                              struct engine_error *err)
@@ -342,9 +349,8 @@ static enum engine_code hint(const struct api_decoder *decoder, enum engine_code
                                "Inference-Header-Content-Length)";
     bool is_large_json = decoder->protocol == API_PROTOCOL_OIP && !decoder->body.has_tail &&
                          decoder->received > HINT_BYTES;
-    if (is_large_json && (code == ENGINE_INVALID_ARGUMENT || code == ENGINE_TOO_LARGE) &&
-        strlen(err->message) + sizeof text <= sizeof err->message)
-        memcpy(err->message + strlen(err->message), text, sizeof text);
+    if (is_large_json && (code == ENGINE_INVALID_ARGUMENT || code == ENGINE_TOO_LARGE))
+        api_hint(err, text);
     return code;
 }
 

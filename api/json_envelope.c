@@ -42,6 +42,9 @@ struct api_json_envelope {
     int depth;
     enum state state;
     bool escaped, is_key;
+    const char *fed;               /* what is being read, */
+    size_t fed_before;             /* and how many bytes came before it */
+    size_t ends_after;             /* bytes until the JSON was complete; 0: it is not */
     size_t string_at;              /* where the open string began in the text */
     struct api_json_value *values; /* one more than count is there while one is being read */
     int count, room_for_values;
@@ -56,9 +59,11 @@ static enum engine_code keep(struct api_json_envelope *e, const char *bytes, siz
                              struct engine_error *err)
 {
     if (size > API_MAX_ENVELOPE_BYTES - e->text_bytes)
-        return engine_error_set(err, ENGINE_TOO_LARGE,
-                                "the JSON apart from tensor data has more than %d bytes",
-                                API_MAX_ENVELOPE_BYTES);
+        return engine_error_set(
+            err, ENGINE_TOO_LARGE,
+            "the JSON apart from tensor data has more than %d bytes; data are read %s",
+            API_MAX_ENVELOPE_BYTES,
+            e->style == API_JSON_OIP ? "under inputs[].data" : "under instances or inputs");
     if (e->text_bytes + size > e->text_room) {
         size_t room = 2 * (e->text_bytes + size) + 1024;
         char *text = realloc(e->text, room);
@@ -410,9 +415,45 @@ static enum engine_code begin_string(struct api_json_envelope *e, struct engine_
     return keep(e, "\"", 1, err);
 }
 
+static size_t position(const struct api_json_envelope *e, const char *at)
+{
+    return e->fed_before + (size_t)(at - e->fed);
+}
+
+/* Between values, JSON has blanks and printable ASCII, and nothing but blanks behind its end. */
+static bool is_foreign(const struct api_json_envelope *e, char c)
+{
+    if (c == ' ' || c == '\n' || c == '\t' || c == '\r')
+        return false;
+    return e->ends_after > 0 || c <= ' ' || c > '~'; /* as signed: also above 127 */
+}
+
+/* Said at the first such byte: behind it there may be megabytes that somebody meant to be read. */
+static enum engine_code refuse_byte(const struct api_json_envelope *e, const char *at,
+                                    struct engine_error *err)
+{
+    if (e->ends_after == 0)
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "the body is no valid JSON: byte %zu is 0x%02x; a safetensors file "
+                                "needs Content-Type: application/safetensors (and curl "
+                                "--data-binary), a compressed body Content-Encoding",
+                                position(e, at) + 1, (unsigned char)*at);
+    if (e->style == API_JSON_OIP)
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "the JSON ends after %zu bytes and the body goes on; for binary "
+                                "tensors set the header Inference-Header-Content-Length: %zu",
+                                e->ends_after, e->ends_after);
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                            "the JSON ends after %zu bytes and the body goes on; it must be one "
+                            "JSON object",
+                            e->ends_after);
+}
+
 static enum engine_code walk_text(struct api_json_envelope *e, const char **at,
                                   struct engine_error *err)
 {
+    if (is_foreign(e, **at))
+        return refuse_byte(e, *at, err);
     char c = *(*at)++;
     switch (c) {
     case '"':
@@ -427,6 +468,8 @@ static enum engine_code walk_text(struct api_json_envelope *e, const char **at,
         return open_level(e, c, err);
     case ']':
     case '}':
+        if (e->depth == 1)
+            e->ends_after = position(e, *at);
         e->depth -= e->depth > 0 ? 1 : 0;
         return keep(e, &c, 1, err);
     case ',':
@@ -468,6 +511,7 @@ enum engine_code api_json_envelope_feed(struct api_json_envelope *e, const char 
 {
     const char *at = bytes, *end = bytes + size;
     enum engine_code code = ENGINE_OK;
+    e->fed = bytes;
     while (at < end && code == ENGINE_OK) {
         switch (e->state) {
         case IN_TEXT:
@@ -487,6 +531,7 @@ enum engine_code api_json_envelope_feed(struct api_json_envelope *e, const char 
             break;
         }
     }
+    e->fed_before += size;
     return code;
 }
 

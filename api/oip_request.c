@@ -48,10 +48,15 @@ static enum engine_code read_name(const struct api_request_state *state, json_t 
 
 static enum engine_code read_datatype(json_t *value, struct item *item, struct engine_error *err)
 {
-    const char *name = json_string_value(json_object_get(value, "datatype"));
-    char rule[128];
+    const json_t *datatype = json_object_get(value, "datatype");
+    const char *name = json_string_value(datatype);
+    char rule[160];
     if (name != NULL && engine_tensor_dtype_from_name(name, strlen(name), &item->tensor.dtype))
         return ENGINE_OK;
+    if (datatype == NULL)
+        return refuse(item, "datatype",
+                      "is missing; it is \"FP32\", or BOOL, [U]INT8 to [U]INT64, FP16, BF16, FP64",
+                      err);
     snprintf(rule, sizeof rule,
              "is \"%.20s\", it must be BOOL, [U]INT8 to [U]INT64, FP16, BF16, FP32 or FP64",
              name != NULL ? name : "(no text)");
@@ -63,6 +68,8 @@ static enum engine_code read_shape(json_t *value, struct item *item, struct engi
     json_t *shape = json_object_get(value, "shape");
     char field[64];
     size_t count = 0;
+    if (shape == NULL)
+        return refuse(item, "shape", "is missing; it is a list: [batch, positions, features]", err);
     if (!json_is_array(shape) || json_array_size(shape) > API_MAX_RANK)
         return refuse(item, "shape", "must be a list of at most 16 dimensions", err);
     item->tensor.rank = (int)json_array_size(shape);
@@ -261,7 +268,7 @@ static enum engine_code read_tail(struct reading *r, struct item *item, struct e
     if (bytes > left) {
         snprintf(rule, sizeof rule, "needs %zu bytes of binary data, %zu are left in the body%s",
                  bytes, left,
-                 r->body->has_tail ? ""
+                 r->body->has_tail ? "; curl sends files unchanged with --data-binary, not with -d"
                                    : "; is the header Inference-Header-Content-Length missing?");
         return refuse(item, "shape", rule, err);
     }
@@ -294,9 +301,27 @@ static enum engine_code read_item(struct reading *r, json_t *value, size_t index
     return ENGINE_OK;
 }
 
+/* What is sent in place of "inputs" tells what was meant. */
+static enum engine_code refuse_inputs(const struct api_request_state *state, json_t *root,
+                                      struct engine_error *err)
+{
+    static const char form[] = "{\"inputs\": [{\"name\": \"query\", \"shape\": [1, 1, 2], "
+                               "\"datatype\": \"FP32\", \"data\": [1, 2]}]}";
+    if (json_object_get(root, "instances") != NULL ||
+        json_is_object(json_object_get(root, "inputs")))
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "inputs must be a list of tensors, as in %s; instances, and inputs "
+                                "by name, go to /v1/models/%.40s:predict",
+                                form, state->model_name);
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                            "inputs is missing; it is a list of tensors, as in %s", form);
+}
+
 static enum engine_code read_inputs(struct reading *r, json_t *root, struct engine_error *err)
 {
     json_t *inputs = json_object_get(root, "inputs");
+    if (inputs == NULL || json_is_object(inputs))
+        return refuse_inputs(r->state, root, err);
     if (!json_is_array(inputs) || json_array_size(inputs) > API_MAX_INPUTS)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "inputs must be a list of at most %d tensors", API_MAX_INPUTS);
@@ -379,8 +404,11 @@ enum engine_code api_oip_request_read(struct api_request_state *state, struct ap
 {
     struct reading reading = {.state = state, .body = body};
     json_t *root = NULL;
-    ENGINE_TRY(api_json_envelope_finish(body->envelope, &root, err));
-    enum engine_code code = read_root(&reading, root, err);
+    enum engine_code code = api_json_envelope_finish(body->envelope, &root, err);
+    if (code != ENGINE_OK && body->has_tail)
+        api_hint(err, "; is Inference-Header-Content-Length right?");
+    ENGINE_TRY(code);
+    code = read_root(&reading, root, err);
     api_state_own(state, &body->tail);
     json_decref(root);
     return code;

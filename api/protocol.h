@@ -74,6 +74,8 @@ ENGINE_MUST_CHECK enum engine_code api_parameters_input(const struct api_request
 
 /* Lets the request own a buffer; *buffer is emptied. The state has room for all there can be. */
 void api_state_own(struct api_request_state *state, struct engine_buffer *buffer);
+/* Adds to the sentence of a failure what may have led to it, if there is room. */
+void api_hint(struct engine_error *err, const char *text);
 
 /* Makes t a tensor of the bytes given, copied into a buffer of the state's when they do not lie
  * at a multiple of the element's size. */

@@ -99,12 +99,26 @@ static enum engine_code read_tensors(struct api_request_state *state,
     return ENGINE_OK;
 }
 
+/* What may have happened to a body that is no safetensors file. */
+static void hint_origin(const struct api_body *body, struct engine_error *err)
+{
+    const char *bytes = body->tail.data;
+    size_t size = body->tail_bytes;
+    if (size > 1 && bytes[0] == '{' && strchr("\" \t\r\n", bytes[1]) != NULL && bytes[1] != '\0')
+        api_hint(err, "; a JSON body needs Content-Type: application/json");
+    else if (size > 0 && memchr(bytes, '\n', size) == NULL && memchr(bytes, '\r', size) == NULL)
+        api_hint(err, "; if curl sent it: --data-binary keeps a file as it is, -d drops line ends");
+}
+
 enum engine_code api_safetensors_message_read(struct api_request_state *state,
                                               struct api_body *body, struct engine_error *err)
 {
     struct engine_safetensors *file = NULL;
-    ENGINE_TRY(engine_safetensors_parse(body->tail.data, body->tail_bytes, &file, err));
-    enum engine_code code = read_metadata(state, file, err);
+    enum engine_code code = engine_safetensors_parse(body->tail.data, body->tail_bytes, &file, err);
+    if (code != ENGINE_OK)
+        hint_origin(body, err);
+    ENGINE_TRY(code);
+    code = read_metadata(state, file, err);
     if (code == ENGINE_OK)
         code = read_tensors(state, file, err);
     engine_safetensors_destroy(file);

@@ -251,7 +251,13 @@ static enum engine_code read_root(struct api_request_state *state, struct api_bo
                                 "the body must be a JSON object with instances or inputs");
     if ((instances == NULL) == (inputs == NULL))
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "the body must have either instances or inputs");
+                                "the body must have either instances or inputs, as in "
+                                "{\"instances\": [{\"query\": [[1, 2]]}]}");
+    if (json_is_array(inputs))
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "inputs must be values, or an object of them by name; tensors with "
+                                "name, datatype and shape go to /v2/models/%.60s/infer",
+                                state->model_name);
     ENGINE_TRY(read_signature(state, root, err));
     ENGINE_TRY(api_parameters_request_all(state, json_object_get(root, "parameters"), err));
     if (instances != NULL)
