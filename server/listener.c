@@ -56,8 +56,9 @@ struct server_listener {
 
 static enum engine_code bind_failed(const char *address, struct engine_error *err)
 {
-    return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "cannot listen on %.120s: %s", address,
-                            strerror(errno));
+    return engine_error_set(
+        err, ENGINE_INVALID_ARGUMENT, "cannot listen on %.120s: %s%s", address, strerror(errno),
+        errno == EADDRINUSE ? "; --listen ADDR:PORT takes another, port 0 any that is free" : "");
 }
 
 static enum engine_code add_socket(struct server_listener *listener, int descriptor,

@@ -2,6 +2,7 @@
  *
  * A line is put together by the caller's thread and written by the log's own, so that a slow
  * reader of stderr never stops a request: when the buffer is full, lines are dropped and counted.
+ * Of the requests answered with one 4xx status a second logs ten; a line counts the others.
  * Text from clients is escaped: a line is one line. Threads: any, after open. */
 #ifndef SERVER_LOG_H
 #define SERVER_LOG_H
@@ -18,6 +19,7 @@ enum server_log_level { SERVER_LOG_ERROR, SERVER_LOG_WARNING, SERVER_LOG_INFO, S
 struct server_log;
 
 bool server_log_level_from_name(const char *name, int *ret);
+const char *server_log_level_name(int level);
 
 /* Writes to descriptor (borrowed). Errors: OUT_OF_MEMORY, INTERNAL (no thread). */
 ENGINE_MUST_CHECK enum engine_code server_log_open(int descriptor, int level, bool json,

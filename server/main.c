@@ -1,6 +1,7 @@
 /* main.c - wires the parts together, waits for a signal, unwinds. Decides nothing itself. */
 #include <malloc.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -29,6 +30,27 @@ static void keep_memory(void)
     mallopt(M_ARENA_MAX, 2);
 }
 
+static void warn_of_variable(void *log, const char *name, const char *nearest)
+{
+    server_log_event(log, SERVER_LOG_WARNING, NULL,
+                     "the environment variable %s is no option and is ignored; the nearest is %s",
+                     name, nearest);
+}
+
+static void log_configuration(const struct server_service *service)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *memory = open_memstream(&text, &bytes);
+    if (memory != NULL) {
+        server_options_print(service->options, memory);
+        if (fclose(memory) == 0)
+            server_log_event(service->log, SERVER_LOG_INFO, NULL, "configuration: %s", text);
+    }
+    free(text);
+    server_options_unknown(environ, warn_of_variable, service->log);
+}
+
 static enum engine_code open_engine(struct server_service *service, struct engine_error *err)
 {
     const struct server_options *options = service->options;
@@ -50,6 +72,7 @@ static enum engine_code open_engine(struct server_service *service, struct engin
                      ": %d threads, %s, f32 by %s, x3 by %s, bf16 by %s%s%s",
                      facts->threads, facts->cpu, facts->kernel_f32, facts->kernel_x3,
                      facts->kernel_bf16, facts->notes[0] != '\0' ? "; " : "", facts->notes);
+    log_configuration(service);
     return ENGINE_OK;
 }
 

@@ -38,7 +38,7 @@ struct option_row {
 
 static const struct option_row rows[] = {
     {"models", "DIR", KIND_LIST, AT(models), 0, 0,
-     "serve every sub-directory that is a model; repeatable"},
+     "serve every sub-directory that is a model, or DIR if it is one itself; repeatable"},
     {"model", "NAME=DIR", KIND_LIST, AT(model), 0, 0, "serve one model; repeatable"},
     {"listen", "ADDR:PORT", KIND_LIST, AT(listen), 0, 0,
      "default 127.0.0.1:8080, or nothing with --unix alone; PORT alone is on 127.0.0.1, 0 any "
@@ -80,7 +80,7 @@ static const struct option_row rows[] = {
     {"probe", "URL", KIND_PROBE, 0, SERVER_OPTIONS_PROBE, 0,
      "exit 0 if the server at URL (http://HOST:PORT or unix:PATH) is ready"},
     {"version", NULL, KIND_ACTION, 0, SERVER_OPTIONS_VERSION, 0, "print the version"},
-    {"help", NULL, KIND_ACTION, 0, SERVER_OPTIONS_HELP, 0, "print this"},
+    {"help", NULL, KIND_ACTION, 0, SERVER_OPTIONS_HELP, 0, "print this; -h does too"},
 };
 
 enum { ROWS = sizeof rows / sizeof rows[0] };
@@ -201,6 +201,11 @@ static void variable_name(const struct option_row *row, char name[64])
         name[i] = row->name[i - 6] == '-' ? '_' : (char)toupper((unsigned char)row->name[i - 6]);
 }
 
+static bool has_variable(const struct option_row *row)
+{
+    return row->kind != KIND_ACTION && row->kind != KIND_PROBE;
+}
+
 /* Repeatable options take a list separated by commas. The copy lives as long as the options. */
 static enum engine_code read_variable(const struct option_row *row, const char *value,
                                       struct server_options *options, struct engine_error *err)
@@ -225,7 +230,7 @@ static enum engine_code read_environment(struct server_options *options, const b
 {
     for (int i = 0; i < ROWS; i++) {
         char name[64];
-        if (given[i] || rows[i].kind == KIND_ACTION || rows[i].kind == KIND_PROBE)
+        if (given[i] || !has_variable(&rows[i]))
             continue;
         variable_name(&rows[i], name);
         const char *value = getenv(name);
@@ -247,11 +252,61 @@ static int find_row(const char *name, size_t length)
     return -1;
 }
 
+static int smallest(int a, int b, int c)
+{
+    int least = a < b ? a : b;
+    return least < c ? least : c;
+}
+
+/* Letters to add, drop or change until one text is the other; "-" and "_" are one letter, small
+ * and large ones too. */
+static int distance(const char *text, size_t length, const char *name)
+{
+    int row[64], width = (int)strlen(name);
+    for (int j = 0; j <= width; j++)
+        row[j] = j;
+    for (size_t i = 0; i < length; i++) {
+        int corner = row[0];
+        row[0] = (int)i + 1;
+        for (int j = 0; j < width; j++) {
+            char a = (char)tolower((unsigned char)text[i]);
+            int change = corner + ((a == '_' ? '-' : a) != name[j]);
+            corner = row[j + 1];
+            row[j + 1] = smallest(row[j + 1] + 1, row[j] + 1, change);
+        }
+    }
+    return row[width];
+}
+
+static const struct option_row *nearest(const char *text, size_t length, bool variables)
+{
+    const struct option_row *best = NULL;
+    int least = 0;
+    for (int i = 0; i < ROWS; i++) {
+        if (variables && !has_variable(&rows[i]))
+            continue;
+        int own = distance(text, length, rows[i].name);
+        if (best == NULL || own < least) {
+            best = &rows[i];
+            least = own;
+        }
+    }
+    return best;
+}
+
+static enum engine_code refuse_unknown(const char *argument, size_t length,
+                                       struct engine_error *err)
+{
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                            "option \"%.60s\" is unknown; the nearest is --%s; see --help",
+                            argument, nearest(argument + 2, length, false)->name);
+}
+
 static enum engine_code read_arguments(int argc, char *const *argv, struct server_options *options,
                                        bool given[ROWS], struct engine_error *err)
 {
     for (int i = 1; i < argc; i++) {
-        const char *argument = argv[i];
+        const char *argument = strcmp(argv[i], "-h") == 0 ? "--help" : argv[i];
         if (strncmp(argument, "--", 2) != 0)
             return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                     "argument \"%.60s\" is no option; see --help", argument);
@@ -259,8 +314,7 @@ static enum engine_code read_arguments(int argc, char *const *argv, struct serve
         size_t length = equals != NULL ? (size_t)(equals - argument - 2) : strlen(argument + 2);
         int found = find_row(argument + 2, length);
         if (found < 0)
-            return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                    "option \"%.60s\" is unknown; see --help", argument);
+            return refuse_unknown(argument, length, err);
         const struct option_row *row = &rows[found];
         const char *value = equals != NULL ? equals + 1 : "1";
         if (row->value == NULL && row->kind == KIND_ACTION && equals != NULL)
@@ -290,6 +344,100 @@ enum engine_code server_options_read(int argc, char *const *argv, struct server_
     if (code != ENGINE_OK)
         server_options_reset(ret);
     return code;
+}
+
+/* ---- what else is in the environment ------------------------------------------------------ */
+
+/* Kubernetes describes each service to each container: ATTND_PORT_80_TCP_ADDR for one named
+ * attnd, ATTND_CANARY_SERVICE_HOST for attnd-canary. */
+static bool is_of_kubernetes(const char *name, const char *value)
+{
+    size_t length = strlen(name);
+    return strncmp(name, "ATTND_PORT", 10) == 0 || strncmp(name, "ATTND_SERVICE_", 14) == 0 ||
+           strstr(name, "_SERVICE_HOST") != NULL || strstr(name, "_SERVICE_PORT") != NULL ||
+           strstr(name, "_PORT_") != NULL ||
+           (strcmp(name + length - 5, "_PORT") == 0 && strstr(value, "://") != NULL);
+}
+
+static bool is_variable(const char *text)
+{
+    char name[64];
+    for (int i = 0; i < ROWS; i++) {
+        variable_name(&rows[i], name);
+        if (has_variable(&rows[i]) && strcmp(name, text) == 0)
+            return true;
+    }
+    return false;
+}
+
+void server_options_unknown(char *const *environment,
+                            void (*each)(void *argument, const char *name, const char *nearest),
+                            void *argument)
+{
+    for (; *environment != NULL; environment++) {
+        const char *equals = strchr(*environment, '=');
+        char name[128], variable[64];
+        if (equals == NULL || strncmp(*environment, "ATTND_", 6) != 0)
+            continue;
+        snprintf(name, sizeof name, "%.*s", (int)(equals - *environment), *environment);
+        if (is_variable(name) || is_of_kubernetes(name, equals + 1))
+            continue;
+        variable_name(nearest(name + 6, strlen(name) - 6, true), variable);
+        each(argument, name, variable);
+    }
+}
+
+/* ---- printing --------------------------------------------------------------------------- */
+
+static void print_list(const struct server_options_list *list, FILE *out)
+{
+    for (size_t i = 0; i < list->count; i++)
+        fprintf(out, "%s%s", i > 0 ? "," : "", list->values[i]);
+}
+
+static void print_value(const struct option_row *row, const struct server_options *options,
+                        FILE *out)
+{
+    const void *at = (const char *)options + row->offset;
+    switch (row->kind) {
+    case KIND_LIST:
+    case KIND_HOST:
+    case KIND_ORIGIN:
+        print_list(at, out);
+        return;
+    case KIND_NUMBER:
+    case KIND_BYTES:
+        fprintf(out, "%lld", (long long)*(const int64_t *)at);
+        return;
+    case KIND_SWITCH:
+        fputs(*(const bool *)at ? "1" : "0", out);
+        return;
+    case KIND_PRECISION:
+        fputs(engine_precision_name(*(const enum engine_precision *)at), out);
+        return;
+    case KIND_LOG_FORMAT:
+        fputs(*(const bool *)at ? "json" : "text", out);
+        return;
+    case KIND_LOG_LEVEL:
+        fputs(server_log_level_name(*(const int *)at), out);
+        return;
+    case KIND_ACTION:
+    case KIND_PROBE:
+    case KIND_MISSING:
+        return;
+    }
+}
+
+void server_options_print(const struct server_options *options, FILE *out)
+{
+    const char *before = "";
+    for (int i = 0; i < ROWS; i++) {
+        if (!has_variable(&rows[i]) || rows[i].kind == KIND_MISSING)
+            continue;
+        fprintf(out, "%s%s=", before, rows[i].name);
+        print_value(&rows[i], options, out);
+        before = " ";
+    }
 }
 
 void server_options_reset(struct server_options *options)

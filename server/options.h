@@ -2,8 +2,8 @@
  *
  * Every option is a flag and an environment variable (--max-body, ATTND_MAX_BODY); the flag wins.
  * A value that does not fit is an error that names option and rule. Options of the contract that
- * this build cannot honour are refused, never silently accepted. Environment variables that
- * merely begin with ATTND_ are left alone: Kubernetes makes such names from a service's name. */
+ * this build cannot honour are refused, never silently accepted. Other variables that begin with
+ * ATTND_ are at most warned of: Kubernetes makes such names from a service's name. */
 #ifndef SERVER_OPTIONS_H
 #define SERVER_OPTIONS_H
 
@@ -60,5 +60,14 @@ ENGINE_MUST_CHECK enum engine_code server_options_read(int argc, char *const *ar
 void server_options_reset(struct server_options *options);
 
 void server_options_help(FILE *out);
+
+/* All settings as they are, "name=value name=value"; no line end. */
+void server_options_print(const struct server_options *options, FILE *out);
+
+/* Calls each for every ATTND_ variable that is no option and not of Kubernetes, with the option's
+ * variable that is nearest to it. environment as in environ. */
+void server_options_unknown(char *const *environment,
+                            void (*each)(void *argument, const char *name, const char *nearest),
+                            void *argument);
 
 #endif

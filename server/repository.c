@@ -235,11 +235,12 @@ static enum engine_code add_entry(struct server_repository *repository, const ch
 
 static void update_ready(struct server_repository *repository)
 {
-    bool ready = true;
-    for (struct entry *entry = repository->first; entry != NULL; entry = entry->next)
-        if (entry->set.count == 0 && !entry->unloaded)
-            ready = false;
-    atomic_store(&repository->ready, ready);
+    bool loaded = false, failed = false;
+    for (struct entry *entry = repository->first; entry != NULL; entry = entry->next) {
+        loaded = loaded || entry->set.count > 0;
+        failed = failed || (entry->set.count == 0 && !entry->unloaded);
+    }
+    atomic_store(&repository->ready, loaded && !failed);
 }
 
 /* Puts a set in place of the entry's; the old one is released outside the lock. */
@@ -267,15 +268,116 @@ static enum engine_code note_version(void *argument, const char *path, const cha
     return *is_model ? ENGINE_OK : api_model_files_is_model(path, is_model, err);
 }
 
-static enum engine_code add_if_model(void *argument, const char *path, const char *name,
-                                     struct engine_error *err)
+static enum engine_code find_model(const char *path, bool *ret, struct engine_error *err)
 {
+    struct walk walk = {server_routes_is_version, note_version, ret};
+    ENGINE_TRY(api_model_files_is_model(path, ret, err));
+    return *ret ? ENGINE_OK : walk_directory(&walk, path, err);
+}
+
+/* A directory that may not be read is none of ours: volumes hold a lost+found. Without memory or
+ * descriptors nothing is known of it, and a start without it would lose a model. */
+static enum engine_code find_readable(const char *path, bool *ret, struct engine_error *cause,
+                                      struct engine_error *err)
+{
+    *ret = false;
+    enum engine_code code = find_model(path, ret, cause);
+    if (code == ENGINE_OK || code == ENGINE_INVALID_ARGUMENT)
+        return ENGINE_OK;
+    *err = *cause;
+    return code;
+}
+
+/* A directory of --models, and what its sub-directories told so far. */
+struct gathering {
+    struct server_repository *repository;
+    bool has_named, has_numbered; /* models */
+    bool is_model;                /* itself */
+};
+
+static bool is_any(const char *name)
+{
+    return strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+}
+
+static enum engine_code note_model(void *argument, const char *path, const char *name,
+                                   struct engine_error *err)
+{
+    struct gathering *gathering = argument;
+    struct engine_error cause = {0};
     bool is_model;
-    struct walk walk = {server_routes_is_version, note_version, &is_model};
-    ENGINE_TRY(api_model_files_is_model(path, &is_model, err));
-    if (!is_model)
-        ENGINE_TRY(walk_directory(&walk, path, err));
-    return is_model ? add_entry(argument, name, path, NULL, err) : ENGINE_OK;
+    ENGINE_TRY(find_readable(path, &is_model, &cause, err));
+    if (is_model && server_routes_is_version(name))
+        gathering->has_numbered = true;
+    else if (is_model)
+        gathering->has_named = true;
+    return ENGINE_OK;
+}
+
+static enum engine_code add_or_skip(void *argument, const char *path, const char *name,
+                                    struct engine_error *err)
+{
+    struct gathering *gathering = argument;
+    struct engine_error cause = {0};
+    bool is_model = false;
+    if (gathering->is_model && server_routes_is_version(name))
+        return ENGINE_OK;
+    if (server_routes_is_name(name))
+        ENGINE_TRY(find_readable(path, &is_model, &cause, err));
+    else
+        engine_error_set(&cause, ENGINE_INVALID_ARGUMENT,
+                         "its name cannot be a model's: letters, digits, '.', '-', '_', spaces, "
+                         "not beginning with '.'");
+    if (is_model)
+        return add_entry(gathering->repository, name, path, NULL, err);
+    engine_error_set(&cause, ENGINE_NOT_FOUND,
+                     "it holds neither layer.json nor model.json, nor has it numbered directories "
+                     "that do"); /* unless another cause is known */
+    if (!gathering->is_model)
+        server_log_event(gathering->repository->log, SERVER_LOG_INFO, NULL, "skipped %.400s: %s",
+                         path, cause.message);
+    return ENGINE_OK;
+}
+
+/* The last component, or the target's if that is "." or "..". */
+static enum engine_code add_itself(struct server_repository *repository, const char *directory,
+                                   struct engine_error *err)
+{
+    char path[PATH_BYTES], name[PATH_BYTES];
+    size_t end = strlen(directory);
+    while (end > 0 && directory[end - 1] == '/')
+        end--;
+    size_t start = end;
+    while (start > 0 && directory[start - 1] != '/')
+        start--;
+    bool is_dots =
+        end == start || (directory[start] == '.' && end - start <= 2 && directory[end - 1] == '.');
+    if (is_dots && realpath(directory, path) != NULL)
+        snprintf(name, sizeof name, "%s", strrchr(path, '/') + 1);
+    else
+        snprintf(name, sizeof name, "%.*s", (int)(end - start), directory + start);
+    if (!server_routes_is_name(name))
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "--models %.100s is a model itself, and its name cannot be a "
+                                "model's; give it one: --model NAME=DIR",
+                                directory);
+    return add_entry(repository, name, directory, NULL, err);
+}
+
+/* Numbered directories are versions, unless they stand beside models with names. */
+static enum engine_code add_directory(struct server_repository *repository, const char *directory,
+                                      struct engine_error *err)
+{
+    struct gathering gathering = {.repository = repository};
+    struct walk note = {is_any, note_model, &gathering};
+    struct walk add = {is_any, add_or_skip, &gathering};
+    ENGINE_TRY(walk_directory(&note, directory, err));
+    ENGINE_TRY(api_model_files_is_model(directory, &gathering.is_model, err));
+    if (gathering.has_numbered && !gathering.has_named)
+        gathering.is_model = true;
+    if (gathering.is_model)
+        ENGINE_TRY(add_itself(repository, directory, err));
+    return walk_directory(&add, directory, err);
 }
 
 static enum engine_code add_named(struct server_repository *repository, const char *pair,
@@ -293,9 +395,8 @@ static enum engine_code add_named(struct server_repository *repository, const ch
 static enum engine_code add_all(struct server_repository *repository,
                                 const struct server_options *options, struct engine_error *err)
 {
-    struct walk walk = {server_routes_is_name, add_if_model, repository};
     for (size_t i = 0; i < options->models.count; i++)
-        ENGINE_TRY(walk_directory(&walk, options->models.values[i], err));
+        ENGINE_TRY(add_directory(repository, options->models.values[i], err));
     for (size_t i = 0; i < options->model.count; i++)
         ENGINE_TRY(add_named(repository, options->model.values[i], err));
     if (repository->first == NULL && !options->allow_control)
@@ -326,7 +427,8 @@ enum engine_code server_repository_open(struct engine *engine, struct server_log
         struct version_set set = {.count = 0};
         struct opening opening = {repository, &set, entry->name, NULL};
         if (open_directory(&opening, entry->directory, &cause) != ENGINE_OK) {
-            server_log_event(log, SERVER_LOG_ERROR, NULL, "%s", cause.message);
+            if (options->action != SERVER_OPTIONS_CHECK) /* which prints it */
+                server_log_event(log, SERVER_LOG_ERROR, NULL, "%s", cause.message);
             release_set(&set);
         }
         replace(repository, entry, &set, false, cause.message);

@@ -18,9 +18,10 @@
 
 struct server_repository;
 
-/* Opens every model of the options. A model that does not open is kept as UNAVAILABLE with its
- * reason, and the server is not ready. Errors: INVALID_ARGUMENT (a directory or name that cannot
- * be used, no model at all), OUT_OF_MEMORY. */
+/* Opens every model of the options. A directory of --models that is a model itself is served under
+ * its name; sub-directories that are none are logged, each with the reason. A model that does not
+ * open is kept as UNAVAILABLE with its reason, and the server is not ready. Errors:
+ * INVALID_ARGUMENT (a directory or name that cannot be used, no model at all), OUT_OF_MEMORY. */
 ENGINE_MUST_CHECK enum engine_code server_repository_open(struct engine *engine,
                                                           struct server_log *log,
                                                           const struct server_options *options,
@@ -28,7 +29,7 @@ ENGINE_MUST_CHECK enum engine_code server_repository_open(struct engine *engine,
                                                           struct engine_error *err);
 void server_repository_close(struct server_repository *repository); /* NULL is fine */
 
-/* All models that were not unloaded on purpose are served. */
+/* Some model is served, and all are that were not unloaded on purpose. */
 bool server_repository_ready(const struct server_repository *repository);
 
 /* A version ("": the highest), with a reference for the caller. Errors: NOT_FOUND, UNAVAILABLE. */

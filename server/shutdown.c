@@ -27,6 +27,7 @@ static void signals(sigset_t *set)
     sigemptyset(set);
     sigaddset(set, SIGTERM);
     sigaddset(set, SIGINT);
+    sigaddset(set, SIGHUP);
 }
 
 void server_shutdown_block_signals(void)
@@ -52,14 +53,24 @@ bool server_shutdown_draining(const struct server_shutdown *shutdown)
     return shutdown != NULL && atomic_load_explicit(&shutdown->draining, memory_order_relaxed);
 }
 
-/* Waits for a signal, at most so long. 0: none came. */
-static int wait_signal(int64_t ns)
+/* Waits for a signal to stop, at most so long. 0: none came. SIGHUP is none: a terminal that
+ * closes, or a habit of other daemons, does not end this one. */
+static int wait_signal(struct server_service *service, int64_t ns)
 {
     sigset_t set;
-    struct timespec pause = {ns / 1000000000, ns % 1000000000};
+    int64_t until = server_deadlines_now() + ns;
     signals(&set);
-    int signal_number = sigtimedwait(&set, NULL, &pause);
-    return signal_number > 0 ? signal_number : 0;
+    do {
+        struct timespec pause = {ns / 1000000000, ns % 1000000000};
+        int signal_number = sigtimedwait(&set, NULL, &pause);
+        if (signal_number > 0 && signal_number != SIGHUP)
+            return signal_number;
+        if (signal_number == SIGHUP)
+            server_log_event(service->log, SERVER_LOG_INFO, NULL,
+                             "SIGHUP is ignored: nothing is read anew");
+        ns = until - server_deadlines_now();
+    } while (ns > 0);
+    return 0;
 }
 
 static bool is_done(struct server_deadlines *deadlines)
@@ -76,7 +87,7 @@ static void wait_in_flight(struct server_service *service, int64_t timeout_ns)
 {
     int64_t until = server_deadlines_now() + timeout_ns;
     while (!is_done(service->deadlines) && server_deadlines_now() < until)
-        if (wait_signal(STEP_NS) != 0)
+        if (wait_signal(service, STEP_NS) != 0)
             return;
 }
 
@@ -90,7 +101,7 @@ static void wait_computing(struct server_service *service)
         if (now.compute == 0)
             return;
         server_deadlines_cancel_all(service->deadlines);
-        wait_signal(STEP_NS);
+        wait_signal(service, STEP_NS);
     }
 }
 
@@ -99,13 +110,13 @@ void server_shutdown_run(struct server_service *service, struct server_listener 
     const struct server_options *options = service->options;
     int number = 0;
     while (number == 0)
-        number = wait_signal(INT64_C(3600) * 1000000000);
+        number = wait_signal(service, INT64_C(3600) * 1000000000);
     atomic_store(&service->shutdown->draining, true);
     bool patient = number != SIGINT;
     server_log_event(service->log, SERVER_LOG_INFO, NULL, "draining: %s",
                      patient ? "SIGTERM" : "SIGINT");
     if (patient && options->drain_delay_ms > 0)
-        patient = wait_signal(options->drain_delay_ms * 1000000) == 0;
+        patient = wait_signal(service, options->drain_delay_ms * 1000000) == 0;
     server_listener_close_sockets(listener);
     wait_in_flight(service, options->drain_timeout_ms * 1000000);
     wait_computing(service);

@@ -4,8 +4,9 @@
  *             -> listeners closed -> requests in flight finish: --drain-timeout-ms at most
  *             -> what still computes is cancelled and answered 503 -> connections closed, exit 0
  *
- * Balancers learn of a leaving replica some seconds after it does, hence the delay. A second
- * SIGTERM, or SIGINT, ends it at once. Threads: main, but for server_shutdown_draining. */
+ * SIGHUP is logged and ignored. Balancers learn of a leaving replica some seconds after it does,
+ * hence the delay. A second SIGTERM, or SIGINT, ends it at once. Threads: main, but for
+ * server_shutdown_draining. */
 #ifndef SERVER_SHUTDOWN_H
 #define SERVER_SHUTDOWN_H
 

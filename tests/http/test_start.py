@@ -3,10 +3,11 @@
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import time
 
-from attnd import BUILD, BUNDLED, GOLDEN, Daemon
+from attnd import BUILD, BUNDLED, GOLDEN, ROOT, Daemon, ModelDirectory
 
 ATTND = str(BUILD / "attnd")
 
@@ -44,6 +45,7 @@ def test_options_may_come_from_the_environment_and_a_flag_wins():
 def test_help_and_version_print_and_exit():
     done = _run("--help")
     assert done.returncode == 0
+    assert _run("-h").stdout == done.stdout
     for flag in ("--models", "--listen", "--unix", "--threads", "--precision", "--max-body",
                  "--drain-delay-ms", "--probe", "--check", "--allow-control"):
         assert flag in done.stdout, flag
@@ -51,9 +53,88 @@ def test_help_and_version_print_and_exit():
     assert done.returncode == 0 and done.stdout.startswith("attnd "), done.stdout
 
 
-def test_check_prints_what_would_be_served():
+def test_every_option_that_is_available_is_documented():
+    options = re.findall(r"^  --([a-z0-9-]+) (?!.*not available)", _run("--help").stdout, re.M)
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "api/PROTOCOL.md"))
+    missing = [name for name in options if not re.search(rf"--{name}\b(?!-)", text)]
+    assert len(options) > 15 and not missing, f"neither README.md nor PROTOCOL.md has {missing}"
+
+
+def test_check_prints_what_would_be_served_and_a_mistake_once():
     done = _run("--check", "--models", str(BUNDLED))
     assert done.returncode == 0 and "minilm" in done.stdout, (done.stdout, done.stderr)
+    with ModelDirectory() as directory:
+        directory.copy("self_attention", "good")
+        broken = directory.copy("self_attention", "broken")
+        (broken / "layer.json").write_text('{"num_heads": "many"}')
+        done = _run("--check", "--models", str(directory.path))
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and "good version 1: ready" in done.stdout, said
+    assert said.count("num_heads") == 1, said
+
+
+def test_directories_that_are_no_model_are_said_and_one_that_is_a_model_is_served():
+    with ModelDirectory() as directory:
+        model = directory.copy("self_attention", "m")
+        directory.copy("self_attention", "bad+name")
+        (directory.path / "notes").mkdir()
+        (directory.path / "notes" / "weights.safetensors").write_bytes(b"")
+        (directory.path / "README").write_text("a file is no directory")
+        done = _run("--check", "--models", str(directory.path))
+        skipped = [line for line in done.stderr.splitlines() if "skipped" in line]
+        assert len(skipped) == 2, done.stderr
+        for word, reason in (("notes", "layer.json"), ("bad+name", "name")):
+            assert any(word in line and reason in line for line in skipped), skipped
+        for path in (model, f"{model}/"):
+            done = _run("--check", "--models", str(path))
+            assert done.returncode == 0 and done.stdout.startswith("m version 1: ready"), done
+            assert "skipped" not in done.stderr, done.stderr
+        named = _run("--check", "--models", str(directory.path / "bad+name"))
+        assert named.returncode != 0 and "--model NAME=DIR" in named.stderr, named.stderr
+
+
+def test_unknown_variables_are_warned_of_and_the_configuration_is_logged():
+    done = _run("--check", "--models", str(BUNDLED), "--max-queue", "7", ATTND_MAXBODY="1",
+                ATTND_THREADS="1", ATTND_PORT="tcp://10.0.0.1:80", ATTND_SERVICE_HOST="10.0.0.1",
+                ATTND_PORT_80_TCP_ADDR="10.0.0.1")
+    warnings = [line for line in done.stderr.splitlines() if "warning" in line]
+    assert done.returncode == 0, done.stderr
+    assert len(warnings) == 1 and "ATTND_MAXBODY" in warnings[0], done.stderr
+    assert "ATTND_MAX_BODY" in warnings[0], warnings
+    for part in ("threads=1 ", "max-queue=7 ", "deadline-ms=30000 ", f"models={BUNDLED} "):
+        assert part in done.stderr, f"{part} is not in\n{done.stderr}"
+
+
+def _ready(daemon):
+    """Status of the route and of the probe, which have to agree."""
+    reply, done = daemon.get("/v2/health/ready"), _run("--probe", daemon.url)
+    body = reply.json()
+    assert (body["live"], body["ready"]) == (True, reply.status == 200), body
+    assert (done.returncode == 0) == (reply.status == 200), done.stderr
+    assert reply.status == 200 or "503" in done.stderr, done.stderr
+    return reply.status
+
+
+def test_ready_means_that_a_model_is_loaded():
+    with Daemon("--allow-control", models=()) as daemon:
+        assert _ready(daemon) == 503, "nothing is loaded yet"
+    with Daemon("--allow-control", models=(BUNDLED,)) as daemon:
+        assert _ready(daemon) == 200
+        assert daemon.post("/v2/repository/models/minilm/unload").status == 200
+        assert _ready(daemon) == 503, "nothing is loaded any more"
+        assert daemon.get("/v2/health/live").status == 200
+        assert daemon.post("/v2/repository/models/minilm/load").status == 200
+        assert _ready(daemon) == 200
+
+
+def test_sighup_is_logged_and_ignored():
+    with Daemon(models=(BUNDLED,)) as daemon:
+        for count in (1, 2):
+            daemon.process.send_signal(signal.SIGHUP)
+            _line(daemon, lambda found: len(found) == count, r"(SIGHUP)")
+            assert daemon.get("/v2/health/ready").status == 200, "it goes on"
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.stop()
 
 
 def test_the_probe_says_whether_a_server_is_ready():
@@ -68,6 +149,7 @@ def test_a_port_that_is_taken_is_an_error_that_says_so():
     with Daemon() as daemon:
         done = _run("--models", str(BUNDLED), "--listen", f"127.0.0.1:{daemon.port}")
         assert done.returncode != 0 and str(daemon.port) in done.stderr, done.stderr
+        assert "--listen" in done.stderr, done.stderr
 
 
 def test_the_bundled_model_is_ready_soon_and_small():

@@ -141,10 +141,82 @@ static void names_and_origins_are_lists_in_the_environment_too(void **state)
     unsetenv("ATTND_CORS_ORIGIN");
 }
 
+static void collect(void *argument, const char *name, const char *nearest)
+{
+    char *text = argument;
+    snprintf(text + strlen(text), 512 - strlen(text), "%s>%s ", name, nearest);
+}
+
+static void
+unknown_variables_are_told_with_the_nearest_and_those_of_kubernetes_are_not(void **state)
+{
+    static const char *const environment[] = {"PATH=/bin",
+                                              "ATTND_MAXBODY=1",
+                                              "ATTND_LISTEN=:1",
+                                              "ATTND_max_queue=3",
+                                              "ATTND_MODEL_DIR=m",
+                                              "ATTND_LOG=1",
+                                              "ATTND_CORS_ORIGINS=x",
+                                              "ATTND_HELP=1",
+                                              "ATTND_=",
+                                              "ATTND_PORT=tcp://10.0.0.1:80",
+                                              "ATTND_PORT_80_TCP_ADDR=10.0.0.1",
+                                              "ATTND_SERVICE_HOST=10.0.0.1",
+                                              "ATTND_SERVICE_PORT_HTTP=80",
+                                              "ATTND_CANARY_SERVICE_HOST=10.0.0.2",
+                                              "ATTND_CANARY_PORT=tcp://10.0.0.2:80",
+                                              "ATTND_CANARY_PORT_80_TCP=tcp://10.0.0.2:80",
+                                              "ATTND_LISTEN_PORT=9000",
+                                              "ATTND_A_VARIABLE_WHOSE_NAME_IS_LONGER_THAN_ANY_"
+                                              "OPTION_THAT_THERE_IS_OR_EVER_WILL_BE_MADE=1",
+                                              NULL};
+    char told[512] = "";
+    (void)state;
+    server_options_unknown((char *const *)(uintptr_t)environment, collect, told);
+    assert_non_null(strstr(told, "ATTND_MAXBODY>ATTND_MAX_BODY "));
+    assert_non_null(strstr(told, "ATTND_max_queue>ATTND_MAX_QUEUE "));
+    assert_non_null(strstr(told, "ATTND_MODEL_DIR>ATTND_MODEL"));
+    assert_non_null(strstr(told, "ATTND_LOG>ATTND_"));
+    assert_non_null(strstr(told, "ATTND_CORS_ORIGINS>ATTND_CORS_ORIGIN "));
+    assert_non_null(strstr(told, "ATTND_LISTEN_PORT>ATTND_LISTEN "));
+    assert_non_null(strstr(told, "ATTND_HELP>"));
+    assert_non_null(strstr(told, "ATTND_>"));
+    assert_non_null(strstr(told, "ATTND_A_VARIABLE"));
+    assert_null(strstr(told, "ATTND_PORT"));
+    assert_null(strstr(told, "SERVICE"));
+    assert_null(strstr(told, "CANARY"));
+    assert_null(strstr(told, "PATH="));
+}
+
+static void the_settings_are_printed_as_they_are(void **state)
+{
+    struct server_options options;
+    char *text = NULL;
+    size_t bytes = 0;
+    FILE *memory = open_memstream(&text, &bytes);
+    (void)state;
+    assert_int_equal(READ(&options, "--models", "a", "--models", "b", "--max-body", "2M",
+                          "--log-format", "json", "--precision=x3", "--allow-control"),
+                     ENGINE_OK);
+    server_options_print(&options, memory);
+    fclose(memory);
+    static const char *const parts[] = {
+        "models=a,b ",   "listen=127.0.0.1:8080 ", "max-body=2097152 ", "log-format=json ",
+        "precision=x3 ", "allow-control=1 ",       "log-level=info",    "cors-origin= "};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (strstr(text, parts[i]) == NULL)
+            fail_msg("no \"%s\" in %s", parts[i], text);
+    free(text);
+}
+
 static void unknown_options_are_refused(void **state)
 {
     struct server_options options;
     (void)state;
+    assert_int_equal(READ(&options, "--max-bodi", "1"), ENGINE_INVALID_ARGUMENT);
+    assert_non_null(strstr(failure.message, "--max-body;"));
+    assert_int_equal(READ(&options, "-x"), ENGINE_INVALID_ARGUMENT);
+    assert_int_equal(READ(&options, "--"), ENGINE_INVALID_ARGUMENT);
     assert_int_equal(READ(&options, "--modelz", "d"), ENGINE_INVALID_ARGUMENT);
     assert_int_equal(READ(&options, "--modelz=d"), ENGINE_INVALID_ARGUMENT);
     assert_int_equal(READ(&options, "models"), ENGINE_INVALID_ARGUMENT);
@@ -172,6 +244,8 @@ static void actions_are_recognised(void **state)
     assert_string_equal(options.probe_url, "http://a");
     assert_int_equal(READ(&options, "--check", "--models", "d"), ENGINE_OK);
     assert_int_equal(options.action, SERVER_OPTIONS_CHECK);
+    assert_int_equal(READ(&options, "-h"), ENGINE_OK);
+    assert_int_equal(options.action, SERVER_OPTIONS_HELP);
 }
 
 int main(void)
@@ -184,6 +258,9 @@ int main(void)
         cmocka_unit_test(a_bad_value_is_named),
         cmocka_unit_test(a_bad_variable_is_named),
         cmocka_unit_test(names_and_origins_are_lists_in_the_environment_too),
+        cmocka_unit_test(
+            unknown_variables_are_told_with_the_nearest_and_those_of_kubernetes_are_not),
+        cmocka_unit_test(the_settings_are_printed_as_they_are),
         cmocka_unit_test(unknown_options_are_refused),
         cmocka_unit_test(what_this_build_lacks_is_never_silently_accepted),
         cmocka_unit_test(actions_are_recognised),

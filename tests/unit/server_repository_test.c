@@ -160,19 +160,23 @@ static void a_broken_model_is_known_not_served_and_not_ready(void **state)
     server_repository_close(repository);
 }
 
-static void unloading_on_purpose_leaves_the_server_ready(void **state)
+static void unloading_on_purpose_leaves_the_server_ready_while_a_model_is_left(void **state)
 {
     struct api_load_request load = {0};
     struct engine_error err = {0};
     char found[20];
     (void)state;
     make_model("m");
+    make_model("other");
     struct server_repository *repository = open_repository();
     assert_int_equal(server_repository_unload(repository, "m", &err), ENGINE_OK);
     assert_int_equal(find(repository, "m", "", found), ENGINE_UNAVAILABLE);
     assert_true(server_repository_ready(repository));
+    assert_int_equal(server_repository_unload(repository, "other", &err), ENGINE_OK);
+    assert_false(server_repository_ready(repository));
     assert_int_equal(server_repository_load(repository, "m", &load, &err), ENGINE_OK);
     assert_int_equal(find(repository, "m", "", found), ENGINE_OK);
+    assert_true(server_repository_ready(repository));
     assert_int_equal(server_repository_unload(repository, "n", &err), ENGINE_NOT_FOUND);
     server_repository_close(repository);
 }
@@ -217,7 +221,60 @@ static void a_server_without_models_is_an_error(void **state)
     options.allow_control = true;
     engine_error_clear(&err);
     assert_int_equal(server_repository_open(engine, quiet, &options, &repository, &err), ENGINE_OK);
+    assert_false(server_repository_ready(repository));
     server_repository_close(repository);
+}
+
+/* The names that are served, by commas. */
+static void served(const char *const *directories, size_t count, char names[256])
+{
+    struct server_options options = {.allow_control = true};
+    struct server_repository *repository = NULL;
+    struct server_model_list list;
+    struct engine_error err = {0};
+    for (size_t i = 0; i < count; i++)
+        options.models.values[options.models.count++] = directories[i];
+    if (server_repository_open(engine, quiet, &options, &repository, &err) != ENGINE_OK)
+        fail_msg("%s", err.message);
+    server_repository_list(repository, NULL, &list);
+    names[0] = '\0';
+    for (size_t i = 0; i < list.count; i++)
+        snprintf(names + strlen(names), 256 - strlen(names), "%s%s:%s", i > 0 ? "," : "",
+                 list.views[i].name, list.views[i].version);
+    server_repository_list_reset(&list);
+    server_repository_close(repository);
+}
+
+static void a_directory_that_is_a_model_is_served_under_its_name(void **state)
+{
+    char model[4096], slashes[4200], within[4200], numbered[4096], both[4096], names[256];
+    (void)state;
+    make_model("m");
+    make_directory("numbered");
+    make_model("numbered/3");
+    make_model("numbered/12");
+    make_directory("both"); /* numbers are names where there are others */
+    make_model("both/3");
+    make_model("both/n");
+    make_path(model, "m");
+    make_path(numbered, "numbered");
+    make_path(both, "both");
+    snprintf(slashes, sizeof slashes, "%s//", model);
+    snprintf(within, sizeof within, "%s/.", model);
+    served((const char *[]){model}, 1, names);
+    assert_string_equal(names, "m:1");
+    served((const char *[]){slashes}, 1, names);
+    assert_string_equal(names, "m:1");
+    served((const char *[]){within}, 1, names); /* the link's target has the name */
+    assert_string_equal(names, "axes_1_of_4d:1");
+    served((const char *[]){numbered}, 1, names);
+    assert_string_equal(names, "numbered:3,numbered:12");
+    served((const char *[]){both}, 1, names);
+    assert_string_equal(names, "3:1,n:1");
+    served((const char *[]){numbered, model}, 2, names);
+    assert_string_equal(names, "m:1,numbered:3,numbered:12");
+    served((const char *[]){root}, 1, names);
+    assert_string_equal(names, "both:3,m:1,numbered:3,numbered:12");
 }
 
 #define WITH_ROOT(test) cmocka_unit_test_setup_teardown(test, make_root, remove_root)
@@ -228,10 +285,11 @@ int main(void)
         WITH_ROOT(the_highest_version_is_the_default),
         WITH_ROOT(files_without_a_number_are_version_1),
         WITH_ROOT(a_broken_model_is_known_not_served_and_not_ready),
-        WITH_ROOT(unloading_on_purpose_leaves_the_server_ready),
+        WITH_ROOT(unloading_on_purpose_leaves_the_server_ready_while_a_model_is_left),
         WITH_ROOT(a_failing_reload_leaves_the_old_version_serving),
         WITH_ROOT(a_model_in_use_outlives_its_removal),
         WITH_ROOT(a_server_without_models_is_an_error),
+        WITH_ROOT(a_directory_that_is_a_model_is_served_under_its_name),
     };
     return cmocka_run_group_tests(tests, open_engine, close_engine);
 }
