@@ -103,18 +103,21 @@ static bool read_origin(const char *text, struct origin *ret)
     return true;
 }
 
-/* The authority of "http://host/path" goes before Host (RFC 9112, 3.2.2). false: there is none,
- * or it is malformed. */
+/* What stands behind "http://" of a target; NULL: it is a path, or "*". */
+static const char *target_authority(const char *target)
+{
+    bool is_absolute = strncmp(target, "http://", 7) == 0 || strncmp(target, "https://", 8) == 0;
+    return is_absolute ? strchr(target, ':') + 3 : NULL;
+}
+
+/* The authority of a target goes before Host (RFC 9112, 3.2.2). false: there is neither, or it is
+ * malformed. */
 static bool read_host(const struct server_origin *request, struct authority *ret)
 {
-    const char *host = request->host;
-    size_t length = host != NULL ? strlen(host) : 0;
-    if (strncmp(request->target, "http://", 7) == 0 ||
-        strncmp(request->target, "https://", 8) == 0) {
-        host = strchr(request->target, ':') + 3;
-        length = strcspn(host, "/?#");
-    }
-    return host != NULL && read_authority(host, length, ret);
+    const char *target = target_authority(request->target);
+    if (target != NULL)
+        return read_authority(target, strcspn(target, "/?#"), ret);
+    return request->host != NULL && read_authority(request->host, strlen(request->host), ret);
 }
 
 bool server_origin_is_origin(const char *text)
@@ -187,7 +190,7 @@ static enum engine_code check_host(const struct server_options *options,
                                    const struct server_origin *request,
                                    const struct authority *host, struct engine_error *err)
 {
-    bool is_absent = request->host == NULL && request->target[0] == '/';
+    bool is_absent = request->host == NULL && target_authority(request->target) == NULL;
     if (!request->is_loopback || is_absent || (host != NULL && is_allowed_host(options, host)))
         return ENGINE_OK;
     return engine_error_set(err, ENGINE_FORBIDDEN,

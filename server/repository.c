@@ -465,9 +465,13 @@ static enum engine_code pick(const struct entry *entry, const char *name, const 
                              struct server_model **ret, struct engine_error *err)
 {
     if (entry == NULL)
-        return engine_error_set(err, ENGINE_NOT_FOUND, "model \"%s\" is not known", name);
+        return engine_error_set(err, ENGINE_NOT_FOUND,
+                                "model \"%s\" is not known; GET /v2/models lists those that are",
+                                name);
     if (entry->set.count == 0)
-        return engine_error_set(err, ENGINE_UNAVAILABLE, "model \"%s\" is not loaded", name);
+        return engine_error_set(err, ENGINE_UNAVAILABLE,
+                                "model \"%s\" is not loaded; POST /v2/repository/index tells why",
+                                name);
     size_t i = entry->set.count - 1;
     while (version[0] != '\0' && strcmp(entry->set.models[i]->version, version) != 0)
         if (i-- == 0)
@@ -606,7 +610,9 @@ static enum engine_code entry_for(struct server_repository *repository, const ch
     }
     pthread_mutex_unlock(&repository->lock);
     if (code == ENGINE_OK && *ret == NULL)
-        code = engine_error_set(err, ENGINE_NOT_FOUND, "model \"%s\" is not known", name);
+        code = engine_error_set(err, ENGINE_NOT_FOUND,
+                                "model \"%s\" is not known; GET /v2/models lists those that are",
+                                name);
     return code;
 }
 

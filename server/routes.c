@@ -224,7 +224,8 @@ enum engine_code server_routes_find(const char *method, const char *path, struct
             ret->route = &table[i];
     }
     if (first == NULL)
-        return engine_error_set(err, ENGINE_NOT_FOUND, "nothing is served at %.150s", path);
+        return engine_error_set(err, ENGINE_NOT_FOUND,
+                                "nothing is served at %.150s; /openapi.json says what is", path);
     add_method(ret, "OPTIONS");
     if (code != ENGINE_OK || ret->options || ret->route != NULL)
         return code;

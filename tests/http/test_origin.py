@@ -129,6 +129,7 @@ def test_a_target_with_an_authority_is_judged_by_it_and_old_clients_send_no_host
             (("https://user@localhost/v2", "localhost", "HTTP/1.1"), False),
             (("/v2", None, "HTTP/1.0"), True),
             (("/v2", "evil.example", "HTTP/1.0"), False),
+            (("http://evil.example/v2", None, "HTTP/1.0"), False),
         ]
         _judge(rows, lambda s: _ask(daemon, "GET", s[0], *_host(s[1]), version=s[2]),
                "--allow-host")

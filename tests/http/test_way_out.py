@@ -89,7 +89,8 @@ def _rows(directory):
         ("single quotes", ["-d", "{'inputs': []}"], 400, "JSON"),
         ("the answer's page", ["-X", "GET"], 405, "POST"),
         ("no body", ["-X", "POST"], 411, "body"),
-        ("the model's name", ["-d", "{}"], 404, "absent", "/v2/models/absent/infer"),
+        ("the model's name", ["-d", "{}"], 404, "GET /v2/models", "/v2/models/absent/infer"),
+        ("the route's", ["-d", "{}"], 404, "/openapi.json", f"/v2/models/{MODEL}/predict"),
     ]
 
 
