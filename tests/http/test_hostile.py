@@ -205,7 +205,7 @@ def test_hostile_bodies_cost_no_more_than_twice_the_cap():
         b'{"inputs":[{"name":"query","shape":[1,1,32],"datatype":"FP32","data":['
         + b"1," * (CAP // 2 - 100),
     ]
-    bombs = [gzip.compress(b" " * (200 << 20), 9), gzip.compress(b"[1,1]," * (20 << 20), 9)]
+    bombs = [gzip.compress(b" " * (200 << 20), 9), gzip.compress(b"[" + b"[1,1]," * (20 << 20), 9)]
     with Daemon("--max-body", str(CAP)) as daemon:
 
         def work():

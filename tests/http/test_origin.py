@@ -35,7 +35,7 @@ def _connect(daemon, where):
     if where == "v4":
         return socket.create_connection(("127.0.0.1", daemon.port), timeout=20)
     if where == "v6":
-        port = int(_ready_line(daemon, r"\[::1\]:(\d+)"))
+        port = int(_ready_line(daemon, r"ready on http://\[::1\]:(\d+)"))
         return socket.create_connection(("::1", port), timeout=20)
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(20)
