@@ -185,7 +185,8 @@ $(BUILD)/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(API_OBJ) $(ENGINE_OBJ)
 
 $(BUILD)/failing.so: tests/torture/failing.c
 	@mkdir -p $(@D)
-	$(CC) $(STD) -D_GNU_SOURCE -O2 $(WARN) -fPIC -shared -fno-builtin -o $@ $<
+	$(call say,LD,$@)
+	$(Q)$(CC) $(STD) -D_GNU_SOURCE -O2 $(WARN) -fPIC -shared -fno-builtin -o $@ $<
 
 .PHONY: torture
 torture: $(BUILD)/attnd $(BUILD)/failing.so ## every allocation fails in turn, at start and on each route; ARGS="--quick"

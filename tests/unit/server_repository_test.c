@@ -236,7 +236,7 @@ static void served(const char *const *directories, size_t count, char names[256]
         options.models.values[options.models.count++] = directories[i];
     if (server_repository_open(engine, quiet, &options, &repository, &err) != ENGINE_OK)
         fail_msg("%s", err.message);
-    server_repository_list(repository, NULL, &list);
+    assert_int_equal(server_repository_list(repository, NULL, &list, &err), ENGINE_OK);
     names[0] = '\0';
     for (size_t i = 0; i < list.count; i++)
         snprintf(names + strlen(names), 256 - strlen(names), "%s%s:%s", i > 0 ? "," : "",
