@@ -41,6 +41,7 @@ SERVER_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(filter-out server/main.c,$(wildcard 
               $(patsubst %.cc,$(BUILD)/%.o,$(wildcard server/*.cc))
 UNIT_TESTS := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/*_test.c))
 PROGRAMS   := $(BUILD)/attnd $(BUILD)/attn $(BUILD)/bench
+HTTP_TESTS := $(BUILD)/attnd $(BUILD)/attn $(BUILD)/tests/http/load # what they run
 
 # A line a file, $(call say,CC,file); the commands with V=1, nothing with -s.
 quiet := $(findstring s,$(firstword -$(MAKEFLAGS)))
@@ -48,7 +49,7 @@ say    = $(if $(V)$(quiet),,@printf '  %-4s %s\n' $(1) $(2))
 Q     := $(if $(V),,@)
 
 .PHONY: all
-all: $(PROGRAMS) ## build attnd, attn and bench
+all: $(PROGRAMS) $(HTTP_TESTS) ## build attnd, attn and bench
 
 $(BUILD)/%_avx2.o: ISA := $(ISA_avx2)
 $(BUILD)/%_avx512.o: ISA := $(ISA_avx512)
@@ -72,6 +73,10 @@ $(BUILD)/attnd: $(BUILD)/server/main.o $(SERVER_OBJ) $(API_OBJ) $(ENGINE_OBJ)
 	$(Q)$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(MHD_LIBS) $(API_LIBS) $(CURL_LIBS) $(ENGINE_LIBS)
 
 $(BUILD)/attn: $(BUILD)/api/client/attn.o $(CLIENT_OBJ) $(API_OBJ) $(ENGINE_OBJ)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(CURL_LIBS) $(API_LIBS) $(ENGINE_LIBS)
+
+$(BUILD)/tests/http/load: $(BUILD)/tests/http/load.o $(CLIENT_OBJ) $(API_OBJ) $(ENGINE_OBJ)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(CURL_LIBS) $(API_LIBS) $(ENGINE_LIBS)
 
@@ -132,7 +137,7 @@ test: deps ## install what is needed, build, run the unit tests and the HTTP tes
 	@$(AGAIN) http
 
 .PHONY: http
-http: $(BUILD)/attnd $(wildcard $(BUILD)/attn) ## run the HTTP tests alone; ARGS="golden oip" picks suites
+http: $(HTTP_TESTS) ## run the HTTP tests alone; ARGS="golden oip" picks suites
 	@BUILD=$(BUILD) python3 tests/http/run.py $(ARGS)
 
 # Standard error of the sanitizers goes where the tests' does; the first finding ends a program.
@@ -157,7 +162,7 @@ sanitize-thread:
 	@$(TSAN_ENV) BUILD=build/tsan setarch -R python3 tests/http/run.py --core $(ARGS)
 
 .PHONY: sanitized-programs
-sanitized-programs: $(BUILD)/attnd $(UNIT_TESTS)
+sanitized-programs: $(HTTP_TESTS) $(UNIT_TESTS)
 
 # By clang, whose check of pointers finds fault with NULL + 0. Inputs that were worth keeping stay
 # in build/fuzz/corpus, one that breaks something is written to build/fuzz and named.

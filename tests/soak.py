@@ -5,7 +5,7 @@ Clients with small and large calls in every form, mistakes, clients that vanish,
 model that is loaded again and again, all at once against one daemon. A line every tenth of the
 time; at the end it fails if an answer was wrong or was a server's fault, if one took longer than
 STALL_S, if resident memory of the second half grew by more than GROWTH_KB, or if descriptors are
-left open. BUILD names another build than build. Python's own library only."""
+left open. BUILD names another build than build. Python's own library and curl only."""
 
 import pathlib
 import random
@@ -17,7 +17,8 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "http"))
 sys.dont_write_bytecode = True
 
-from attnd import Daemon, ask_on  # noqa: E402: the path comes first
+import attnd  # noqa: E402: the path comes first
+from attnd import Daemon  # noqa: E402: the path comes first
 from tensors import MANIFEST, Tensor, golden, oip, read_oip  # noqa: E402
 
 STALL_S, GROWTH_KB, CLIENTS = 10, 65536, 12
@@ -30,36 +31,55 @@ class Soak:
         self.lock = threading.Lock()
         self.answers, self.worst, self.wrong = 0, 0.0, []
 
-    def note(self, began, failure=None):
+    def note(self, seconds, failure=None):
         with self.lock:
             self.answers += 1
-            self.worst = max(self.worst, time.monotonic() - began)
+            self.worst = max(self.worst, seconds)
             if failure:
                 self.wrong.append(failure)
 
     def running(self):
         return time.monotonic() < self.end and len(self.wrong) < 10
 
-    def golden_call(self, connection, draw):
+    def golden_call(self, draw):
         case = golden(draw.choice(sorted(MANIFEST)))
         body, headers = oip(case.inputs, binary=True if draw.random() < 0.7 else ())
-        reply = ask_on(connection, "POST", f"/v2/models/{case.name}/infer", body, headers)
-        if reply.status != 429:
-            case.check(read_oip(reply)[0])
 
-    def large_call(self, connection, draw):
+        def judge(reply):
+            if reply.status != 429:
+                case.check(read_oip(reply)[0])
+
+        return attnd.post(f"/v2/models/{case.name}/infer", body, headers), judge
+
+    def large_call(self, draw):
         length = draw.choice((64, 500, 1000))
         query = Tensor("FP32", [2, length, 16], [0.25] * (2 * length * 16))
         question = oip({"query": query}, binary=True, parameters={"binary_data_output": True})
-        reply = ask_on(connection, "POST", "/v2/models/self_attention/infer", *question)
-        assert reply.status in (200, 429), reply.body[:200]
 
-    def mistake(self, connection, draw):
-        reply = ask_on(connection, "POST", "/v2/models/one_token/infer", draw.choice(MISTAKES))
-        assert 400 <= reply.status < 500, reply.status
-        reply.error()
+        def judge(reply):
+            assert reply.status in (200, 429), reply.body[:200]
 
-    def vanish(self, _, draw):
+        return attnd.post("/v2/models/self_attention/infer", *question), judge
+
+    def mistake(self, draw):
+        def judge(reply):
+            assert 400 <= reply.status < 500, reply.status
+            reply.error()
+
+        return attnd.post("/v2/models/one_token/infer", draw.choice(MISTAKES)), judge
+
+    def look(self, draw):
+        path = draw.choice(("/metrics", "/v2/models/stats", "/v2/health/live", "/openapi.json"))
+        return attnd.get(path), self.served
+
+    def reload(self, _):
+        return attnd.post("/v2/repository/models/key_dim_one/load"), self.served
+
+    @staticmethod
+    def served(reply):
+        assert reply.status == 200, reply.status
+
+    def vanish(self, draw):
         body, headers = oip(golden("tails_over_128").inputs, binary=True)
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = f"POST /v2/models/tails_over_128/infer HTTP/1.1\r\nHost: localhost\r\n{lines}"
@@ -67,30 +87,28 @@ class Soak:
         with socket.create_connection(("127.0.0.1", self.daemon.port), timeout=30) as gone:
             gone.sendall(whole[: draw.randrange(len(whole) + 1)])
 
-    def look(self, connection, draw):
-        path = draw.choice(("/metrics", "/v2/models/stats", "/v2/health/live", "/openapi.json"))
-        assert ask_on(connection, "GET", path).status == 200, path
-
-    def reload(self, connection, _):
-        assert ask_on(connection, "POST", "/v2/repository/models/key_dim_one/load").status == 200
+    def connection(self, draw):
+        """Up to 40 questions on one connection, which is then given up for another."""
+        kinds = [self.golden_call, self.large_call, self.mistake, self.look, self.reload]
+        chosen = draw.choices(kinds, (74, 8, 8, 6, 2), k=draw.randrange(1, 40))
+        asked = [kind(draw) for kind in chosen]
+        replies = self.daemon.ask_all([question for question, _ in asked])
+        for kind, (_, judge), reply in zip(chosen, asked, replies):
+            try:
+                judge(reply)
+                self.note(reply.seconds)
+            except Exception as error:  # whatever it is, it is a finding
+                self.note(reply.seconds, f"{kind.__name__}: {error!r}"[:300])
 
     def client(self, number):
         draw = random.Random(number)
-        kinds = [self.golden_call, self.large_call, self.mistake, self.vanish, self.look, self.reload]
         while self.running():
-            connection = self.daemon.connection()
-            for _ in range(draw.randrange(1, 200)):  # then the connection is given up for another
-                if not self.running():
-                    break
-                (kind,) = draw.choices(kinds, (70, 8, 8, 6, 6, 2))
-                began = time.monotonic()
-                try:
-                    kind(connection, draw)
-                    self.note(began)
-                except Exception as error:  # whatever it is, it is a finding
-                    self.note(began, f"{kind.__name__}: {error!r}"[:300])
-                    break
-            connection.close()
+            try:
+                self.connection(draw)
+                for _ in range(draw.randrange(12)):
+                    self.vanish(draw)
+            except Exception as error:
+                self.note(0.0, repr(error)[:300])
 
 
 def resident_kb(daemon):

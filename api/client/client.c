@@ -29,13 +29,16 @@ struct api_client_answer {
 /* One request and what comes back. */
 struct exchange {
     struct api_client *client;
-    const char *path, *content_type, *accept;
-    const void *body; /* NULL: GET */
-    size_t size;
+    struct api_client_request request;
     char *bytes; /* of the answer, terminated */
     size_t bytes_count, bytes_room;
+    bool begun; /* a part of the answer came */
     long status, retry_after_s;
 };
+
+static const char *const json_headers[] = {"Content-Type: application/json", NULL};
+static const char *const safetensors_both_ways[] = {"Content-Type: application/safetensors",
+                                                    "Accept: application/safetensors", NULL};
 
 enum engine_code api_client_start(struct engine_error *err)
 {
@@ -146,6 +149,7 @@ static size_t take_header(char *bytes, size_t one, size_t count, void *argument)
 {
     static const char name[] = "Retry-After:";
     struct exchange *x = argument;
+    x->begun = true;
     if (one * count > sizeof name && strncasecmp(bytes, name, sizeof name - 1) == 0) {
         /* A date, or what is no number of seconds, counts as no wish. */
         char text[16] = "";
@@ -159,45 +163,54 @@ static size_t take_header(char *bytes, size_t one, size_t count, void *argument)
     return one * count;
 }
 
-static struct curl_slist *make_headers(const struct exchange *x)
+/* Returns new, NULL when there is no memory for all of them. */
+static struct curl_slist *make_headers(const char *const *lines)
 {
-    char line[256];
     struct curl_slist *list = curl_slist_append(NULL, "Expect:");
-    if (x->content_type != NULL) {
-        snprintf(line, sizeof line, "Content-Type: %s", x->content_type);
-        list = curl_slist_append(list, line);
-    }
-    if (x->accept != NULL) {
-        snprintf(line, sizeof line, "Accept: %s", x->accept);
-        list = curl_slist_append(list, line);
+    for (; list != NULL && lines != NULL && *lines != NULL; lines++) {
+        struct curl_slist *longer = curl_slist_append(list, *lines);
+        if (longer == NULL)
+            curl_slist_free_all(list);
+        list = longer;
     }
     return list;
+}
+
+static void set_body(CURL *curl, const struct api_client_request *request)
+{
+    if (request->body == NULL) {
+        curl_easy_setopt(curl, CURLOPT_HTTPGET, 1L);
+        return;
+    }
+    curl_easy_setopt(curl, CURLOPT_POSTFIELDS, request->body);
+    curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)request->size);
+    curl_easy_setopt(curl, CURLOPT_POST, 1L);
 }
 
 static CURLcode attempt(struct exchange *x)
 {
     CURL *curl = x->client->curl;
     char url[1024];
-    snprintf(url, sizeof url, "%s%s", x->client->base, x->path);
+    int length = snprintf(url, sizeof url, "%s%s", x->client->base, x->request.path);
     x->bytes_count = 0;
     if (x->bytes != NULL)
         x->bytes[0] = '\0'; /* the text of an attempt before */
     x->status = 0;
     x->retry_after_s = -1;
-    struct curl_slist *headers = make_headers(x);
-    curl_easy_setopt(curl, CURLOPT_URL, url);
+    x->begun = false;
+    if (length < 0 || (size_t)length >= sizeof url)
+        return CURLE_URL_MALFORMAT;
+    struct curl_slist *headers = make_headers(x->request.headers);
+    if (headers == NULL || curl_easy_setopt(curl, CURLOPT_URL, url) != CURLE_OK) {
+        curl_slist_free_all(headers);
+        return CURLE_OUT_OF_MEMORY;
+    }
     curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, take_bytes);
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, x);
     curl_easy_setopt(curl, CURLOPT_HEADERFUNCTION, take_header);
     curl_easy_setopt(curl, CURLOPT_HEADERDATA, x);
-    if (x->body != NULL) {
-        curl_easy_setopt(curl, CURLOPT_POSTFIELDS, x->body);
-        curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)x->size);
-        curl_easy_setopt(curl, CURLOPT_POST, 1L);
-    } else {
-        curl_easy_setopt(curl, CURLOPT_HTTPGET, 1L);
-    }
+    set_body(curl, &x->request);
     CURLcode result = curl_easy_perform(curl);
     curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &x->status);
     curl_slist_free_all(headers);
@@ -256,11 +269,16 @@ static enum engine_code server_error(const struct exchange *x, struct engine_err
     return code;
 }
 
-static enum engine_code transfer_error(CURLcode result, struct engine_error *err)
+static enum engine_code transfer_error(const struct exchange *x, CURLcode result,
+                                       struct engine_error *err)
 {
-    return engine_error_set(
-        err, result == CURLE_OPERATION_TIMEDOUT ? ENGINE_TIMEOUT : ENGINE_UNAVAILABLE,
-        "the request failed: %s", curl_easy_strerror(result));
+    const char *why = curl_easy_strerror(result);
+    if (result == CURLE_OPERATION_TIMEDOUT)
+        return engine_error_set(err, ENGINE_TIMEOUT, "the request failed: %s", why);
+    if (x->begun)
+        return engine_error_set(err, ENGINE_INTERNAL, "the answer broke off after %zu bytes: %s",
+                                x->bytes_count, why);
+    return engine_error_set(err, ENGINE_UNAVAILABLE, "the request failed: %s", why);
 }
 
 static void pause_ms(long ms)
@@ -277,7 +295,7 @@ static enum engine_code run(struct exchange *x, struct engine_error *err)
         CURLcode result = attempt(x);
         bool busy = result == CURLE_OK && (x->status == 429 || x->status == 503);
         if (result != CURLE_OK)
-            return transfer_error(result, err);
+            return transfer_error(x, result, err);
         if (x->status == 200)
             return ENGINE_OK;
         if (!busy || i + 1 >= o->attempts)
@@ -293,37 +311,53 @@ static enum engine_code run(struct exchange *x, struct engine_error *err)
 
 /* ---- requests ------------------------------------------------------------------------------ */
 
-enum engine_code api_client_document(struct api_client *client, const char *path, const char *body,
-                                     char **ret, struct engine_error *err)
+/* Letters, digits and what else stands for itself in a path; the rest of a name is escaped, so
+ * that a name can never be another path. */
+static bool plain(char c)
 {
-    struct exchange x = {.client = client,
-                         .path = path,
-                         .content_type = body != NULL ? "application/json" : NULL,
-                         .body = body,
-                         .size = body != NULL ? strlen(body) : 0};
-    enum engine_code code = run(&x, err);
-    if (code == ENGINE_OK && x.bytes == NULL)
-        x.bytes = calloc(1, 1); /* an empty answer is a text all the same */
-    if (code != ENGINE_OK || x.bytes == NULL) {
-        free(x.bytes);
-        return code != ENGINE_OK
-                   ? code
-                   : engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for an answer");
-    }
-    *ret = x.bytes;
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           (c != '\0' && strchr("-._~", c) != NULL);
+}
+
+enum engine_code api_client_path(char *ret, const char *before, const char *model,
+                                 const char *after, struct engine_error *err)
+{
+    if (model[0] == '\0' || strlen(model) > API_MAX_NAME_BYTES)
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "the model's name has %zu bytes, it must have 1 to %d",
+                                strlen(model), API_MAX_NAME_BYTES);
+    char *to = ret + sprintf(ret, "%s", before);
+    for (; *model != '\0'; model++)
+        to += sprintf(to, plain(*model) ? "%c" : "%%%02X", (unsigned char)*model);
+    strcpy(to, after);
     return ENGINE_OK;
 }
 
-enum engine_code api_client_post(struct api_client *client, const char *path,
-                                 const char *content_type, const void *body, size_t size,
-                                 size_t *ret_size, struct engine_error *err)
+enum engine_code api_client_ask(struct api_client *client, const struct api_client_request *request,
+                                char **ret, size_t *ret_size, struct engine_error *err)
 {
-    struct exchange x = {
-        .client = client, .path = path, .content_type = content_type, .body = body, .size = size};
+    struct exchange x = {.client = client, .request = *request};
     enum engine_code code = run(&x, err);
+    if (code == ENGINE_OK && x.bytes == NULL)
+        x.bytes = calloc(1, 1); /* an empty answer is a text all the same */
+    if (code == ENGINE_OK && x.bytes == NULL)
+        code = engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for an answer");
+    if (code != ENGINE_OK) {
+        free(x.bytes);
+        return code;
+    }
+    *ret = x.bytes;
     *ret_size = x.bytes_count;
-    free(x.bytes);
-    return code;
+    return ENGINE_OK;
+}
+
+enum engine_code api_client_document(struct api_client *client, const char *path, const char *body,
+                                     char **ret, struct engine_error *err)
+{
+    const struct api_client_request request = {path, body != NULL ? json_headers : NULL, body,
+                                               body != NULL ? strlen(body) : 0};
+    size_t size = 0;
+    return api_client_ask(client, &request, ret, &size, err);
 }
 
 static enum engine_code make_body(const struct engine_named_tensor *tensors, size_t count,
@@ -360,16 +394,17 @@ static enum engine_code make_body(const struct engine_named_tensor *tensors, siz
     return ENGINE_OK;
 }
 
-static enum engine_code take_answer(struct exchange *x, struct api_client_answer **ret,
+/* Takes the bytes, also when it fails. */
+static enum engine_code take_answer(char *bytes, size_t size, struct api_client_answer **ret,
                                     struct engine_error *err)
 {
     struct api_client_answer *answer = calloc(1, sizeof *answer);
-    if (answer == NULL)
+    if (answer == NULL) {
+        free(bytes);
         return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for an answer");
-    answer->bytes = x->bytes;
-    x->bytes = NULL;
-    enum engine_code code =
-        engine_safetensors_parse(answer->bytes, x->bytes_count, &answer->file, err);
+    }
+    answer->bytes = bytes;
+    enum engine_code code = engine_safetensors_parse(bytes, size, &answer->file, err);
     if (code != ENGINE_OK) {
         api_client_answer_destroy(answer);
         return code;
@@ -383,22 +418,15 @@ enum engine_code api_client_infer(struct api_client *client, const char *model,
                                   const char *const *metadata, struct api_client_answer **ret,
                                   struct engine_error *err)
 {
-    char path[API_MAX_NAME_BYTES + 64], *body = NULL;
-    struct exchange x = {.client = client,
-                         .path = path,
-                         .content_type = "application/safetensors",
-                         .accept = "application/safetensors"};
-    if (strlen(model) > API_MAX_NAME_BYTES)
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "the model's name is too long");
-    snprintf(path, sizeof path, "/v2/models/%s/infer", model);
-    ENGINE_TRY(make_body(tensors, count, metadata, &body, &x.size, err));
-    x.body = body;
-    enum engine_code code = run(&x, err);
-    if (code == ENGINE_OK)
-        code = take_answer(&x, ret, err);
+    char path[API_CLIENT_PATH_BYTES], *body = NULL, *bytes = NULL;
+    struct api_client_request request = {path, safetensors_both_ways, NULL, 0};
+    size_t size = 0;
+    ENGINE_TRY(api_client_path(path, "/v2/models/", model, "/infer", err));
+    ENGINE_TRY(make_body(tensors, count, metadata, &body, &request.size, err));
+    request.body = body;
+    enum engine_code code = api_client_ask(client, &request, &bytes, &size, err);
     free(body);
-    free(x.bytes);
-    return code;
+    return code == ENGINE_OK ? take_answer(bytes, size, ret, err) : code;
 }
 
 const struct engine_safetensors *api_client_answer_file(const struct api_client_answer *answer)
@@ -420,10 +448,8 @@ void api_client_answer_destroy(struct api_client_answer *answer)
 static enum engine_code control(struct api_client *client, const char *model, const char *verb,
                                 const char *config, struct engine_error *err)
 {
-    char path[API_MAX_NAME_BYTES + 64], *answer = NULL;
-    if (strlen(model) > API_MAX_NAME_BYTES)
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "the model's name is too long");
-    snprintf(path, sizeof path, "/v2/repository/models/%s/%s", model, verb);
+    char path[API_CLIENT_PATH_BYTES], *answer = NULL;
+    ENGINE_TRY(api_client_path(path, "/v2/repository/models/", model, verb, err));
     json_t *body =
         config != NULL ? json_pack("{s:{s:s}}", "parameters", "config", config) : json_object();
     char *text = engine_json_text(body, JSON_COMPACT);
@@ -438,11 +464,11 @@ static enum engine_code control(struct api_client *client, const char *model, co
 enum engine_code api_client_load(struct api_client *client, const char *model, const char *config,
                                  struct engine_error *err)
 {
-    return control(client, model, "load", config, err);
+    return control(client, model, "/load", config, err);
 }
 
 enum engine_code api_client_unload(struct api_client *client, const char *model,
                                    struct engine_error *err)
 {
-    return control(client, model, "unload", NULL, err);
+    return control(client, model, "/unload", NULL, err);
 }

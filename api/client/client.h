@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "api/limits.h"
 #include "engine/error.h"
 #include "engine/formats/safetensors.h"
 #include "engine/tensor.h"
@@ -43,10 +44,31 @@ ENGINE_MUST_CHECK enum engine_code api_client_open(const char *url,
                                                    struct engine_error *err);
 void api_client_close(struct api_client *client); /* NULL is fine */
 
+/* A request made elsewhere, of any content type. */
+struct api_client_request {
+    const char *path;           /* begins with "/" */
+    const char *const *headers; /* "Name: value", ..., NULL; or NULL */
+    const void *body;           /* NULL: a GET */
+    size_t size;
+};
+
+/* Sends it; returns the answer as malloc'd bytes, terminated, for the caller to free. Errors: what
+ * the server said, by its status (NOT_FOUND, FORBIDDEN, OVERLOADED, UNAVAILABLE, ...); UNAVAILABLE
+ * when there is no connection or it ended before an answer began, INTERNAL when an answer broke
+ * off, TIMEOUT, OUT_OF_MEMORY. */
+ENGINE_MUST_CHECK enum engine_code api_client_ask(struct api_client *client,
+                                                  const struct api_client_request *request,
+                                                  char **ret, size_t *ret_size,
+                                                  struct engine_error *err);
+
+/* The path of a model: before, the name with what is special in a path escaped, after; ret holds
+ * API_CLIENT_PATH_BYTES, before and after are short. Errors: INVALID_ARGUMENT. */
+enum { API_CLIENT_PATH_BYTES = 3 * API_MAX_NAME_BYTES + 64 };
+ENGINE_MUST_CHECK enum engine_code api_client_path(char *ret, const char *before, const char *model,
+                                                   const char *after, struct engine_error *err);
+
 /* GET or POST (body not NULL) of a JSON document; path begins with "/". Returns malloc'd,
- * terminated text, for the caller to free. Errors: what the server said, by its status
- * (NOT_FOUND, FORBIDDEN, OVERLOADED, UNAVAILABLE, ...), UNAVAILABLE when there is no connection,
- * TIMEOUT. */
+ * terminated text, for the caller to free. Errors: those of api_client_ask. */
 ENGINE_MUST_CHECK enum engine_code api_client_document(struct api_client *client, const char *path,
                                                        const char *body, char **ret,
                                                        struct engine_error *err);
@@ -58,11 +80,6 @@ ENGINE_MUST_CHECK enum engine_code api_client_infer(struct api_client *client, c
                                                     size_t count, const char *const *metadata,
                                                     struct api_client_answer **ret,
                                                     struct engine_error *err);
-/* A body made elsewhere, of any content type; returns the answer's length and drops it. */
-ENGINE_MUST_CHECK enum engine_code api_client_post(struct api_client *client, const char *path,
-                                                   const char *content_type, const void *body,
-                                                   size_t size, size_t *ret_size,
-                                                   struct engine_error *err);
 
 const struct engine_safetensors *api_client_answer_file(const struct api_client_answer *answer);
 void api_client_answer_destroy(struct api_client_answer *answer); /* NULL is fine */

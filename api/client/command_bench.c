@@ -23,8 +23,11 @@ struct wishes {
     char path[256];
     char *body;
     size_t size;
-    const char *type;
+    const char *const *headers;
 };
+
+static const char *const json_headers[] = {"Content-Type: application/json", NULL};
+static const char *const safetensors_headers[] = {"Content-Type: application/safetensors", NULL};
 
 struct worker {
     pthread_t thread;
@@ -63,9 +66,13 @@ static int by_value(const void *a, const void *b)
 static enum engine_code post(struct api_client *client, const struct wishes *wishes,
                              struct engine_error *err)
 {
+    const struct api_client_request request = {wishes->path, wishes->headers, wishes->body,
+                                               wishes->size};
+    char *answer = NULL;
     size_t size = 0;
-    return api_client_post(client, wishes->path, wishes->type, wishes->body, wishes->size, &size,
-                           err);
+    enum engine_code code = api_client_ask(client, &request, &answer, &size, err);
+    free(answer);
+    return code;
 }
 
 static void *work(void *argument)
@@ -140,7 +147,7 @@ static enum engine_code make_json(struct wishes *wishes, size_t count, struct en
                   wishes->scores ? "true" : "false");
     wishes->body = body;
     wishes->size = (size_t)(at - body);
-    wishes->type = "application/json";
+    wishes->headers = json_headers;
     return ENGINE_OK;
 }
 
@@ -164,7 +171,7 @@ static enum engine_code make_binary(struct wishes *wishes, size_t count, struct 
     }
     wishes->body = body;
     wishes->size = size + count * sizeof(float);
-    wishes->type = "application/safetensors";
+    wishes->headers = safetensors_headers;
     return ENGINE_OK;
 }
 

@@ -1,7 +1,12 @@
-"""The daemon as the tests drive it: start, ask, stop. Python's own library only."""
+"""The daemon as the tests drive it: start, ask, stop. Python's own library and curl only.
+
+Questions are asked by the program curl, one process for one question or for many behind each other
+on one connection (ask_all) or beside each other (parallel). What goes over the wire is the request
+line, Host, Content-Length where there is a body, and the headers that the test gives: curl's own
+Accept, Content-Type, Expect and User-Agent are taken away. Answers are not decoded. curl 7.88 and
+later. raw() sends bytes as they are, for tests in which those are the matter."""
 
 import atexit
-import http.client
 import json
 import os
 import pathlib
@@ -12,6 +17,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import typing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = ROOT / os.environ.get("BUILD", "build")
@@ -22,11 +28,13 @@ READY = re.compile(r"attnd: ready on http://127\.0\.0\.1:(\d+)$")
 
 
 class Reply:
-    """One answer: status, headers by lower-case name, body."""
+    """One answer: status, headers by lower-case name, body; from curl also how many connections
+    were opened for it, and how long it took."""
 
-    def __init__(self, status, headers, body):
+    def __init__(self, status, headers, body, connects=None, seconds=None):
         self.status, self.body = status, body
         self.headers = {name.lower(): value for name, value in headers}
+        self.connects, self.seconds = connects, seconds
 
     def json(self):
         return json.loads(self.body)
@@ -39,6 +47,167 @@ class Reply:
         assert list(body) == ["error"] and isinstance(body["error"], str), body
         assert body["error"].strip(), "an empty sentence"
         return body["error"]
+
+
+class Question(typing.NamedTuple):
+    """A request. body: bytes, text, or None; a POST, PUT or PATCH has one in any case. A header
+    whose value is None is one that curl would add and is not to."""
+
+    method: str
+    path: str
+    body: bytes | str | None = None
+    headers: dict | None = None
+
+
+def post(path, body=b"", headers=None):
+    """A POST to be asked with others; what is neither bytes nor text becomes JSON."""
+    if not isinstance(body, (bytes, str)):
+        body = json.dumps(body)
+    return Question("POST", path, body, headers)
+
+
+def get(path, **headers):
+    return Question("GET", path, headers=headers)
+
+
+class Unanswered(ConnectionError):
+    """curl had no answer, or not all of one; code is curl's exit status for it."""
+
+    def __init__(self, code, text):
+        super().__init__(f"curl ({code}): {text}")
+        self.code = code
+
+
+class Program:
+    """A program at work beside the test, with files in a directory of its own. As a context: at
+    the end the program is ended if it still runs, and the directory removed."""
+
+    def __init__(self):
+        self._kept = tempfile.TemporaryDirectory(prefix="attnd-test-")
+        self.directory, self.process = pathlib.Path(self._kept.name), None
+
+    def start(self, *command):
+        with open(self.directory / "said", "wb") as said, \
+                open(self.directory / "errors", "wb") as errors:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said,
+                                            stderr=errors)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.running():
+            self.process.kill()
+        self.process.wait()
+        self._kept.cleanup()
+
+    def running(self):
+        return self.process.poll() is None
+
+    def wait(self):
+        """Exit status, standard output and error as text."""
+        status = self.process.wait()
+        return status, *((self.directory / name).read_text() for name in ("said", "errors"))
+
+
+class Asking(Program):
+    """Questions that curl is asking. Nothing is left to chance: no configuration file, no proxy,
+    HTTP/1.1, the path and its brackets as they are."""
+
+    OPTIONS = ("http1.1", "globoff", "path-as-is", 'noproxy = "*"')
+    NOT_ADDED = ("Accept", "Content-Type", "Expect", "User-Agent")
+
+    def __init__(self, base, questions, parallel=0, timeout=60, options=()):
+        super().__init__()
+        self.count, self.options, self.timeout = len(questions), (*self.OPTIONS, *options), timeout
+        groups = [self._group(base, number, q) for number, q in enumerate(questions)]
+        config = self.directory / "config"
+        config.write_text("\nnext\n".join(groups), encoding="utf-8")
+        beside = ["--parallel", "--parallel-immediate", "--parallel-max", str(parallel)]
+        self.start("curl", "-q", "-sS", "--no-progress-meter", *(beside if parallel else []),
+                   "-K", config)
+
+    def _group(self, base, number, question):
+        """The lines of curl's configuration for one question."""
+        method, path, body, headers = question
+        lines = [*self.options, f"max-time = {self.timeout}",
+                 f"url = {_quoted(base + path)}",
+                 f"output = {_quoted(self._file(number, 'body'))}",
+                 f"dump-header = {_quoted(self._file(number, 'head'))}",
+                 f'write-out = "{number} %{{json}}\\n"',
+                 "head" if method == "HEAD" else f"request = {_quoted(method)}"]
+        if body is not None or method in ("POST", "PUT", "PATCH"):
+            sent = self._file(number, "sent")
+            sent.write_bytes(body.encode() if isinstance(body, str) else body or b"")
+            lines.append(f"data-binary = {_quoted(f'@{sent}')}")
+        given = {**dict.fromkeys(self.NOT_ADDED), **(headers or {})}
+        for name in self.NOT_ADDED:
+            if any(other != name and other.lower() == name.lower() for other in given):
+                del given[name]
+        lines += [f"header = {_quoted(_header(*header))}" for header in given.items()]
+        return "\n".join(lines)
+
+    def _file(self, number, kind):
+        return self.directory / f"{number}.{kind}"
+
+    def replies(self):
+        """Waits. The answers in the questions' order; Unanswered if one is missing."""
+        status, said, errors = self.wait()
+        facts = {int(n): json.loads(text) for n, text in (line.split(" ", 1) for line in
+                                                          said.splitlines())}
+        if len(facts) != self.count:
+            raise Unanswered(status, errors)
+        return [self._reply(number, facts[number]) for number in range(self.count)]
+
+    def _reply(self, number, facts):
+        if facts["exitcode"] != 0:
+            raise Unanswered(facts["exitcode"], facts["errormsg"])
+        # Interim answers (100) are blocks before the last.
+        head = self._file(number, "head").read_bytes().decode("latin-1")
+        lines = head.split("\r\n\r\n")[-2].split("\r\n")
+        headers = [tuple(part.strip() for part in line.split(":", 1)) for line in lines[1:]]
+        file = self._file(number, "body")
+        body = file.read_bytes() if facts["method"] != "HEAD" and file.exists() else b""
+        return Reply(facts["http_code"], headers, body, facts["num_connects"], facts["time_total"])
+
+
+class Load(Program):
+    """Many clients of the project's own library, each with one connection (tests/http/load.c):
+    questions are asked again and again, answers have to be those given, byte by byte."""
+
+    def __init__(self, daemon, questions, answers, clients, requests):
+        super().__init__()
+        entries = []
+        for number, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+            body, wanted = (self.directory / f"{number}.{kind}" for kind in ("body", "answer"))
+            body.write_bytes(question.body)
+            wanted.write_bytes(answer)
+            headers = [f"{name}: {value}" for name, value in (question.headers or {}).items()]
+            entries.append({"path": question.path, "headers": headers,
+                            "body": str(body), "answer": str(wanted)})
+        plan = self.directory / "questions.json"
+        plan.write_text(json.dumps(entries))
+        self.start(BUILD / "tests" / "http" / "load", daemon.url, plan, str(clients), str(requests))
+
+    def counts(self):
+        """Waits; what the program counted."""
+        status, said, errors = self.wait()
+        assert status == 0, f"load: exit status {status}: {errors}"
+        return json.loads(said)
+
+
+def _quoted(text):
+    """As curl's configuration files want a value."""
+    text = str(text).replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t") + '"'
+
+
+def _header(name, value):
+    """As curl takes a header: without a value it leaves its own out, with ";" it sends an empty
+    one."""
+    if value is None:
+        return f"{name}:"
+    return f"{name}: {value}" if value != "" else f"{name};"
 
 
 class Daemon:
@@ -101,24 +270,26 @@ class Daemon:
     def assert_alive(self):
         assert self.process.poll() is None, "attnd is gone:\n" + "".join(self.log[-60:])
 
-    def connection(self, timeout=60):
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+    def asking(self, questions, **how):
+        """Begins to ask: a context, whose replies() waits. how: as Asking takes it."""
+        return Asking(self.url, questions, **how)
+
+    def ask_all(self, questions, **how):
+        """Answers to many questions, each asked after the other on one connection; parallel=N: on
+        up to N connections at a time, in no order."""
+        with self.asking(questions, **how) as asking:
+            return asking.replies()
 
     def ask(self, method, path, body=None, headers=None):
         """One request on its own connection."""
-        connection = self.connection()
-        try:
-            return ask_on(connection, method, path, body, headers)
-        finally:
-            connection.close()
+        (reply,) = self.ask_all([Question(method, path, body, headers)])
+        return reply
 
     def get(self, path, **headers):
         return self.ask("GET", path, headers=headers)
 
     def post(self, path, body=b"", headers=None):
-        if not isinstance(body, (bytes, str)):
-            body = json.dumps(body)
-        return self.ask("POST", path, body, headers)
+        return self.ask(*post(path, body, headers))
 
     def raw(self, data, timeout=10, finish=False):
         """Sends bytes as they are; everything that came back until the other side closed, or
@@ -131,12 +302,6 @@ class Daemon:
             except (BrokenPipeError, ConnectionResetError):
                 pass
             return read_all(connection)
-
-
-def ask_on(connection, method, path, body=None, headers=None):
-    connection.request(method, path, body, headers or {})
-    response = connection.getresponse()
-    return Reply(response.status, response.getheaders(), response.read())
 
 
 def read_all(connection):

@@ -8,6 +8,7 @@ import pathlib
 import struct
 import zlib
 
+import attnd
 from attnd import GOLDEN, Daemon, ModelDirectory
 from tensors import Tensor, golden, oip, read_oip, read_safetensors, write_safetensors
 
@@ -23,8 +24,8 @@ def _still_serves(daemon):
 def _refused(daemon, rows, path=PATH):
     """Each row is asked; all that went wrong at once."""
     wrong = []
-    for what, body, headers, status, word in rows:
-        reply = daemon.post(path, body, headers)
+    replies = daemon.ask_all([attnd.post(path, row[1], row[2]) for row in rows])
+    for (what, _, _, status, word), reply in zip(rows, replies):
         try:
             assert reply.status == status, f"status {reply.status}, wanted {status}"
             sentence = reply.error()
@@ -32,7 +33,7 @@ def _refused(daemon, rows, path=PATH):
             assert "\n" not in sentence and len(sentence) < 600, "not one sentence"
         except AssertionError as error:
             wrong.append(f"{what}: {error}: {reply.body[:160]!r}")
-        daemon.assert_alive()
+    daemon.assert_alive()
     assert not wrong, f"{len(wrong)} of {len(rows)}\n          " + "\n          ".join(wrong)
     _still_serves(daemon)
     return f"{len(rows)} refusals"
@@ -212,8 +213,8 @@ def test_deep_and_wide_json(daemon):
         ("10,000 keys", b"{" + b",".join(b'"k%d":0' % i for i in range(10000)) + b"}", {}, 400, ""),
     ]
     wrong = []
-    for what, body, headers, status, _ in rows:
-        reply = daemon.post(PATH, body, headers)
+    replies = daemon.ask_all([attnd.post(PATH, row[1], row[2]) for row in rows])
+    for (what, _, _, status, _), reply in zip(rows, replies):
         if reply.status not in (status, 413):
             wrong.append(f"{what}: {reply.status} {reply.body[:120]!r}")
     assert not wrong, wrong

@@ -4,8 +4,8 @@ import gzip
 import json
 import re
 import socket
-import time
 
+import attnd
 from attnd import Daemon, read_all, split_replies
 from tensors import golden, oip, read_oip
 from wire_forms import FORMS, SERVERS_STATUS, UNSEEN, ask, judge
@@ -200,11 +200,9 @@ def test_inference_behind_inference_on_one_connection(daemon):
 
 
 def test_a_connection_serves_many_requests(daemon):
-    connection = daemon.connection()
-    for _ in range(50):
-        connection.request("GET", "/v2/health/live")
-        assert connection.getresponse().read() == b'{"live":true}'
-    connection.close()
+    replies = daemon.ask_all([attnd.get("/v2/health/live")] * 50)
+    assert all(reply.body == b'{"live":true}' for reply in replies)
+    assert [reply.connects for reply in replies] == [1] + [0] * 49
 
 
 def test_a_refusal_does_not_end_a_connection_that_was_read_to_its_end(daemon):
@@ -253,19 +251,15 @@ def test_liveness_does_not_wait_for_work():
         text = json.dumps({"inputs": [entry], "parameters": {"return_attention_scores": False,
                                                             "binary_data_output": True}}).encode()
         body = text + b"\0" * (64 * 256 * 384 * 4)
-        waiting = []
-        for _ in range(3):
-            connection = daemon.connection()
-            connection.request("POST", "/v2/models/minilm/infer", body,
-                               {"Inference-Header-Content-Length": str(len(text))})
-            waiting.append(connection)
-        began = time.monotonic()
-        assert daemon.get("/v2/health/live").status == 200
-        assert daemon.get("/v2/health/ready").status == 200
-        seconds = time.monotonic() - began
-        for connection in waiting:
-            response = connection.getresponse()
-            response.read()
-            assert response.status == 200, response.status
+        question = attnd.post("/v2/models/minilm/infer", body,
+                              {"Inference-Header-Content-Length": str(len(text))})
+        with daemon.asking([question] * 3, parallel=3, timeout=600) as asking:
+            while b"attnd_calls_running 1\n" not in daemon.get("/metrics").body:
+                assert asking.running(), "they were answered before one was seen running"
+            probes = daemon.ask_all([attnd.get("/v2/health/live"), attnd.get("/v2/health/ready")])
+            for reply in asking.replies():
+                assert reply.status == 200, reply.status
+        assert all(probe.status == 200 for probe in probes)
+        seconds = sum(probe.seconds for probe in probes)
         assert seconds < 2, f"{seconds:.2f} s"
         return f"{seconds * 1000:.0f} ms for both probes"

@@ -12,7 +12,8 @@ import struct
 import threading
 import time
 
-from attnd import Daemon, ask_on
+import attnd
+from attnd import Daemon
 from tensors import Tensor, golden, oip, read_oip, write_safetensors
 
 NAME = "one_token"
@@ -118,8 +119,8 @@ def test_clients_that_vanish_while_computed_leave_the_others_right():
 
         def stay(number):
             case = golden(models[number])
-            for _ in range(20):
-                reply = daemon.post(f"/v2/models/{case.name}/infer", *oip(case.inputs, binary=True))
+            question = attnd.post(f"/v2/models/{case.name}/infer", *oip(case.inputs, binary=True))
+            for reply in daemon.ask_all([question] * 20):
                 try:
                     case.check(read_oip(reply)[0])
                 except AssertionError as error:
@@ -137,21 +138,30 @@ def test_clients_that_vanish_while_computed_leave_the_others_right():
 # ---- damaged -------------------------------------------------------------------------------
 
 
-def _answers_within_the_contract(daemon, path, body, headers):
-    """Any answer but a server's fault, and an error as promised."""
-    reply = daemon.post(path, body, headers)
-    assert reply.status in (200, 400, 413, 415, 501), f"{reply.status} to {body[:200]!r}"
-    if reply.status != 200:
-        reply.error()
-    return reply.status
+def _answers_within_the_contract(daemon, path, bodies, headers):
+    """Any answers but a server's fault, and errors as promised; the statuses."""
+    replies = daemon.ask_all([attnd.post(path, body, headers) for body in bodies])
+    for body, reply in zip(bodies, replies):
+        assert reply.status in (200, 400, 413, 415, 501), f"{reply.status} to {body[:200]!r}"
+        if reply.status != 200:
+            reply.error()
+    return [reply.status for reply in replies]
 
 
 def test_json_cut_at_any_byte_is_refused(daemon):
     body = oip(golden(NAME).inputs, id="a\u00e9\n")[0]
-    for length in range(1, len(body), 5):
-        status = _answers_within_the_contract(daemon, PATH, body[:length], {})
-        assert status == 400, body[:length]
+    cut = [body[:length] for length in range(1, len(body), 5)]
+    for part, status in zip(cut, _answers_within_the_contract(daemon, PATH, cut, {})):
+        assert status == 400, part
     _still_serves(daemon)
+
+
+def _damaged(body, source):
+    """Most of a body is numbers; what decides stands in its first bytes."""
+    damaged = bytearray(body)
+    for _ in range(source.randrange(1, 5)):
+        damaged[source.randrange(min(len(body), 400))] = source.randrange(256)
+    return bytes(damaged)
 
 
 def test_bytes_changed_at_random_do_no_harm(daemon):
@@ -167,12 +177,8 @@ def test_bytes_changed_at_random_do_no_harm(daemon):
     for body, headers in forms:
         body = body.encode() if isinstance(body, str) else body
         path = f"/v1/models/{NAME}:predict" if b"instances" in body else PATH
-        for _ in range(150):
-            damaged = bytearray(body)
-            for _ in range(source.randrange(1, 5)):
-                # Most of a body is numbers; what decides stands in its first bytes.
-                damaged[source.randrange(min(len(body), 400))] = source.randrange(256)
-            status = _answers_within_the_contract(daemon, path, bytes(damaged), headers)
+        bodies = [_damaged(body, source) for _ in range(150)]
+        for status in _answers_within_the_contract(daemon, path, bodies, headers):
             counts[status] = counts.get(status, 0) + 1
     _still_serves(daemon)
     return f"600 bodies: {dict(sorted(counts.items()))}"
@@ -269,20 +275,14 @@ def test_a_body_of_exactly_the_cap_is_served_and_one_byte_more_is_not():
 
 
 def test_memory_and_descriptors_do_not_grow_with_requests():
-    question = oip(golden("tails_over_128").inputs)
+    path = "/v2/models/tails_over_128/infer"
+    body, headers = oip(golden("tails_over_128").inputs)
+    question = attnd.post(path, body, {**headers, "Connection": "close"})
     with Daemon("--log-level", "warning") as daemon:
 
         def some():
-            def ask():
-                for _ in range(10):
-                    reply = daemon.post("/v2/models/tails_over_128/infer", *question)
-                    assert reply.status == 200
-
-            threads = [threading.Thread(target=ask) for _ in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            replies = daemon.ask_all([question] * 80, parallel=8)
+            assert {reply.status for reply in replies} == {200}
 
         def descriptors():
             return len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
@@ -306,25 +306,14 @@ test_memory_and_descriptors_do_not_grow_with_requests.not_core = True
 
 def test_a_full_queue_is_told_429_with_retry_after():
     query = Tensor("FP32", [4, 1024, 16], [0.25] * (4 * 1024 * 16))
-    question = oip({"query": query}, binary=True, parameters={"return_attention_scores": False,
-                                                              "binary_data_output": True})
-    statuses, wrong = [], []
+    question = attnd.post("/v2/models/self_attention/infer", *oip(
+        {"query": query}, binary=True,
+        parameters={"return_attention_scores": False, "binary_data_output": True}))
     with Daemon("--max-queue", "1", "--threads", "1") as daemon:
-
-        def ask(_):
-            connection = daemon.connection()
-            for _ in range(4):
-                reply = ask_on(connection, "POST", "/v2/models/self_attention/infer", *question)
-                statuses.append(reply.status)
-                if reply.status == 429 and not int(reply.headers.get("retry-after", 0)) >= 1:
-                    wrong.append(reply.headers)
-
-        threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        replies = daemon.ask_all([question] * 32, parallel=8)
         _still_serves(daemon)
-    assert not wrong, wrong[:1]
+    statuses = [reply.status for reply in replies]
+    for reply in replies:
+        assert reply.status != 429 or int(reply.headers.get("retry-after", 0)) >= 1, reply.headers
     assert set(statuses) == {200, 429}, sorted(set(statuses))
     return f"{statuses.count(200)} served, {statuses.count(429)} told to come back"

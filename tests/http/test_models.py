@@ -9,7 +9,8 @@ import subprocess
 import tempfile
 import threading
 
-from attnd import BUILD, GOLDEN, Daemon, ModelDirectory
+import attnd
+from attnd import BUILD, GOLDEN, Asking, Daemon, ModelDirectory
 from tensors import Tensor, golden, oip, read_oip, read_safetensors, write_safetensors
 
 NAME = "self_attention"
@@ -140,11 +141,13 @@ def test_wrapped_configurations_and_default_outputs_are_read():
 def test_a_model_replaced_while_it_is_asked_always_answers(daemon):
     case, wrong, stop = golden("one_head"), [], threading.Event()
 
+    question = attnd.post("/v2/models/one_head/infer", *oip(case.inputs, binary=True))
+
     def ask():
         while not stop.is_set():
             try:
-                reply = daemon.post("/v2/models/one_head/infer", *oip(case.inputs, binary=True))
-                case.check(read_oip(reply)[0])
+                for reply in daemon.ask_all([question] * 20):
+                    case.check(read_oip(reply)[0])
             except AssertionError as error:
                 wrong.append(str(error))
 
@@ -152,8 +155,8 @@ def test_a_model_replaced_while_it_is_asked_always_answers(daemon):
     for thread in threads:
         thread.start()
     try:
-        for _ in range(30):
-            reply = daemon.post("/v2/repository/models/one_head/load")
+        load = attnd.post("/v2/repository/models/one_head/load")
+        for reply in daemon.ask_all([load] * 30):
             assert reply.status == 200, reply.body
     finally:
         stop.set()
@@ -169,11 +172,9 @@ def test_a_unix_socket_is_for_its_owner_alone_and_removed_at_the_end():
         with Daemon("--unix", str(path)) as daemon:
             daemon.get("/v2/health/live")
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, oct(path.stat().st_mode)
-            done = subprocess.run(
-                ["curl", "-sS", "--unix-socket", path, "http://localhost/v2/health/ready"],
-                capture_output=True, text=True, timeout=60, check=False,
-            )
-            assert json.loads(done.stdout) == {"live": True, "ready": True}, done
+            local = (f'unix-socket = "{path}"',)
+            with Asking("http://localhost", [attnd.get("/v2/health/ready")], options=local) as asking:
+                assert asking.replies()[0].json() == {"live": True, "ready": True}
             probe = subprocess.run([BUILD / "attnd", "--probe", f"unix:{path}"], check=False)
             assert probe.returncode == 0
             assert any(line.startswith(f"attnd: ready on unix:{path}") for line in daemon.log)

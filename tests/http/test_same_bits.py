@@ -1,9 +1,9 @@
 """The same request has the same answer, bit by bit: alone, beside others, on one thread or two."""
 
 import random
-import threading
 
-from attnd import Daemon, ask_on
+import attnd
+from attnd import Daemon, Load
 from tensors import Tensor, golden, oip
 
 HOW = {"binary": True, "parameters": {"binary_data_output": True}}
@@ -12,25 +12,23 @@ SMALL = ["self_attention", "reuse_some_masked", "relative_pe", "axes_two_reuse_s
 
 
 def _questions():
-    """Path, body and headers: golden calls, and larger ones that are cut into many units."""
-    questions = [(f"/v2/models/{n}/infer", *oip(golden(n).inputs, **HOW)) for n in SMALL]
+    """Golden calls, and larger ones that are cut into many units."""
+    questions = [attnd.post(f"/v2/models/{n}/infer", *oip(golden(n).inputs, **HOW)) for n in SMALL]
     draw = random.Random(7)
     for batch, length in ((1, 5), (3, 130), (2, 257)):
         values = [draw.uniform(-2, 2) for _ in range(batch * length * 384)]
         query = Tensor("FP32", [batch, length, 384], values)
-        questions.append(("/v2/models/minilm/infer", *oip({"query": query}, **HOW)))
+        questions.append(attnd.post("/v2/models/minilm/infer", *oip({"query": query}, **HOW)))
         precise = {**HOW, "parameters": {"binary_data_output": True, "precision": "x3"}}
-        questions.append(("/v2/models/minilm/infer", *oip({"query": query}, **precise)))
+        questions.append(attnd.post("/v2/models/minilm/infer", *oip({"query": query}, **precise)))
     return questions
 
 
 def _answers(daemon, questions):
-    answers = []
-    for path, body, headers in questions:
-        reply = daemon.post(path, body, headers)
+    replies = daemon.ask_all(questions)
+    for reply in replies:
         assert reply.status == 200, reply.body[:200]
-        answers.append(reply.body)
-    return answers
+    return [reply.body for reply in replies]
 
 
 def test_alone_and_repeated_and_on_one_thread_and_two():
@@ -47,24 +45,9 @@ def test_alone_and_repeated_and_on_one_thread_and_two():
 def test_beside_other_requests():
     questions = _questions()
     with Daemon("--threads", "2") as daemon:
-        wanted = _answers(daemon, questions)
-        different = []
-
-        def ask(seed):
-            draw, connection = random.Random(seed), daemon.connection()
-            for _ in range(25):
-                index = draw.randrange(len(questions))
-                path, body, headers = questions[index]
-                reply = ask_on(connection, "POST", path, body, headers)
-                if reply.status != 200 or reply.body != wanted[index]:
-                    different.append((index, reply.status))
-
-        threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not different, f"{len(different)} of 200 answers differ: {different[:5]}"
+        with Load(daemon, questions, _answers(daemon, questions), 8, 25) as load:
+            counts = load.counts()
+        assert counts["answered"] == 200, counts
 
 
 def test_a_batch_has_the_bits_of_its_parts():
