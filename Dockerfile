@@ -11,7 +11,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-RUN make -j"$(nproc)" build/attnd
+ARG REVISION=unknown
+RUN make -j"$(nproc)" REVISION="$REVISION" build/attnd
 # The program, the libraries it names, those that name resolution loads, and who it runs as.
 RUN set -e; mkdir -p /out/usr/bin /out/etc/ssl/certs /out/models /out/tmp; \
     strip -o /out/usr/bin/attnd build/attnd; \

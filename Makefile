@@ -51,6 +51,17 @@ Q     := $(if $(V),,@)
 .PHONY: all
 all: $(PROGRAMS) $(HTTP_TESTS) ## build attnd, attn and bench
 
+# Which commit this is, "unknown" outside git. It is told to the two programs that print it, which
+# alone are made again when it changes.
+ifndef REVISION
+REVISION := $(or $(if $(wildcard .git),$(shell git describe --always --dirty 2>/dev/null)),unknown)
+endif
+$(BUILD)/server/main.o $(BUILD)/api/client/attn.o: CPPFLAGS += -DATTND_REVISION='"$(REVISION)"'
+$(BUILD)/server/main.o $(BUILD)/api/client/attn.o: $(BUILD)/revision
+.PHONY: always
+$(BUILD)/revision: always
+	@mkdir -p $(@D); echo '$(REVISION)' | cmp -s - $@ || echo '$(REVISION)' >$@
+
 $(BUILD)/%_avx2.o: ISA := $(ISA_avx2)
 $(BUILD)/%_avx512.o: ISA := $(ISA_avx512)
 $(BUILD)/%_avx512_bf16.o: ISA := $(ISA_avx512_bf16)
@@ -228,7 +239,7 @@ image: ## build the container image IMAGE with docker, podman or buildah, whiche
 	@for tool in docker podman buildah; do \
 	    command -v $$tool >/dev/null || continue; \
 	    case $$tool in docker) format=;; *) format='--format docker';; esac; \
-	    exec $$tool build $$format -t $(IMAGE) .; \
+	    exec $$tool build $$format --build-arg REVISION=$(REVISION) -t $(IMAGE) .; \
 	done; echo "make image needs docker, podman or buildah" >&2; exit 1
 
 .PHONY: install

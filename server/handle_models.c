@@ -3,6 +3,7 @@
 #include "server/handlers.h"
 
 #include "api/documents.h"
+#include "api/version.h"
 #include "server/options.h"
 #include "server/reply.h"
 #include "server/repository.h"
@@ -12,7 +13,7 @@ enum { NOT_READY = 503 };
 static enum engine_code server(struct server_request *request, struct engine_error *err)
 {
     bool control = request->service->options->allow_control;
-    return server_reply_text(request, api_document_server(SERVER_VERSION, control), err);
+    return server_reply_text(request, api_document_server(API_VERSION, control), err);
 }
 
 static enum engine_code openapi(struct server_request *request, struct engine_error *err)

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "api/version.h"
 #include "engine/engine.h"
 #include "server/admission.h"
 #include "server/deadlines.h"
@@ -68,8 +69,7 @@ static enum engine_code open_engine(struct server_service *service, struct engin
         return code;
     const struct engine_facts *facts = engine_facts(service->engine);
     server_log_event(service->log, SERVER_LOG_INFO, NULL,
-                     "attnd " SERVER_VERSION
-                     ": %d threads, %s, f32 by %s, x3 by %s, bf16 by %s%s%s",
+                     "attnd " API_VERSION ": %d threads, %s, f32 by %s, x3 by %s, bf16 by %s%s%s",
                      facts->threads, facts->cpu, facts->kernel_f32, facts->kernel_x3,
                      facts->kernel_bf16, facts->notes[0] != '\0' ? "; " : "", facts->notes);
     log_configuration(service);
@@ -144,7 +144,7 @@ static enum engine_code act(const struct server_options *options, struct engine_
         server_options_help(stdout);
         return ENGINE_OK;
     case SERVER_OPTIONS_VERSION:
-        puts("attnd " SERVER_VERSION);
+        printf("attnd %s (revision %s)\n", API_VERSION, ATTND_REVISION);
         return ENGINE_OK;
     case SERVER_OPTIONS_PROBE:
         return server_probe(options->probe_url, err);

@@ -9,6 +9,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "api/version.h"
 #include "engine/engine.h"
 #include "server/admission.h"
 #include "server/deadlines.h"
@@ -173,7 +174,7 @@ static void print_process(FILE *out, const struct server_service *service)
     engine_memory(service->engine, &memory);
     head(out, "attnd_build_info", "gauge", "Version and what the machine lets the engine use.");
     fprintf(out, "attnd_build_info{version=\"%s\",cpu=\"%s\",f32=\"%s\",x3=\"%s\",bf16=\"%s\"} 1\n",
-            SERVER_VERSION, facts->cpu, facts->kernel_f32, facts->kernel_x3, facts->kernel_bf16);
+            API_VERSION, facts->cpu, facts->kernel_f32, facts->kernel_x3, facts->kernel_bf16);
     one(out, "attnd_threads", "gauge", "Compute threads.", facts->threads);
     one(out, "attnd_connections", "gauge", "Open connections.",
         server_metrics_connections(service->metrics));

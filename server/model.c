@@ -85,9 +85,8 @@ static enum engine_code run(struct server_model *model, const struct engine_call
     return code;
 }
 
-/* Runs a call of zeros: buffers become resident and kernels are chosen before the first client. */
-static enum engine_code warm_up(struct server_model *model, const int64_t bts[3],
-                                struct engine_error *err)
+static enum engine_code run_zeros(struct server_model *model, const int64_t bts[3],
+                                  struct engine_error *err)
 {
     struct engine_call call;
     struct engine_buffer inputs = {0};
@@ -100,6 +99,19 @@ static enum engine_code warm_up(struct server_model *model, const int64_t bts[3]
     enum engine_code code = run(model, &call, err);
     engine_buffer_give(model->engine, &inputs);
     return code;
+}
+
+/* Runs a call of zeros: buffers become resident and kernels are chosen before the first client. */
+static enum engine_code warm_up(struct server_model *model, int index, struct engine_error *err)
+{
+    const int64_t *bts = model->settings.warmup[index];
+    struct engine_error reason = {0};
+    enum engine_code code = run_zeros(model, bts, &reason);
+    if (code == ENGINE_OK)
+        return ENGINE_OK;
+    return engine_error_set(err, code, "model.json: warmup[%d] is [%lld,%lld,%lld]: %.180s", index,
+                            (long long)bts[0], (long long)bts[1], (long long)bts[2],
+                            reason.message);
 }
 
 enum engine_code server_model_open(struct engine *engine, const struct server_model_source *source,
@@ -117,7 +129,7 @@ enum engine_code server_model_open(struct engine *engine, const struct server_mo
         api_model_files_open(engine, source->directory, source->files, source->files_count,
                              source->config_json, &model->model, &model->settings, err);
     for (int i = 0; code == ENGINE_OK && i < model->settings.warmup_count; i++)
-        code = warm_up(model, model->settings.warmup[i], err);
+        code = warm_up(model, i, err);
     if (code != ENGINE_OK) {
         server_model_release(model);
         return code;

@@ -2,8 +2,6 @@
 #ifndef SERVER_SERVICE_H
 #define SERVER_SERVICE_H
 
-#define SERVER_VERSION "0.1.0"
-
 /* Immutable while requests are served; each part guards itself. */
 struct server_service {
     const struct server_options *options;

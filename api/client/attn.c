@@ -4,6 +4,7 @@
 
 #include "api/client/client.h"
 #include "api/client/commands.h"
+#include "api/version.h"
 
 static const struct {
     const char *name, *summary;
@@ -23,8 +24,8 @@ static void print_help(FILE *file)
     fprintf(file, "usage: attn COMMAND ...\n\n");
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
         fprintf(file, "  %-9s %s\n", commands[i].name, commands[i].summary);
-    fprintf(file,
-            "\nattn COMMAND --help says more. Exit status: 0 done, 1 failed, 2 wrong usage.\n");
+    fprintf(file, "\nattn COMMAND --help says more, attn --version which one this is. Exit status: "
+                  "0 done, 1 failed, 2 wrong usage.\n");
 }
 
 int main(int argc, char **argv)
@@ -36,6 +37,10 @@ int main(int argc, char **argv)
     }
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
         print_help(stdout);
+        return 0;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("attn %s (revision %s)\n", API_VERSION, ATTND_REVISION);
         return 0;
     }
     if (api_client_start(&err) != ENGINE_OK)

@@ -32,7 +32,7 @@ struct exchange {
     struct api_client_request request;
     char *bytes; /* of the answer, terminated */
     size_t bytes_count, bytes_room;
-    bool begun; /* a part of the answer came */
+    bool begun, head_whole; /* a part of the answer came; all of its head */
     long status, retry_after_s;
 };
 
@@ -89,6 +89,7 @@ static void set_defaults(struct api_client *client)
     curl_easy_setopt(client->curl, CURLOPT_TIMEOUT_MS, o->timeout_ms);
     curl_easy_setopt(client->curl, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(client->curl, CURLOPT_PROXY, "");
+    curl_easy_setopt(client->curl, CURLOPT_PATH_AS_IS, 1L); /* a model called ".." is no way up */
     if (o->progress == NULL)
         return;
     curl_easy_setopt(client->curl, CURLOPT_NOPROGRESS, 0L);
@@ -150,6 +151,7 @@ static size_t take_header(char *bytes, size_t one, size_t count, void *argument)
     static const char name[] = "Retry-After:";
     struct exchange *x = argument;
     x->begun = true;
+    x->head_whole = one * count <= 2 && bytes[0] != ' '; /* the empty line */
     if (one * count > sizeof name && strncasecmp(bytes, name, sizeof name - 1) == 0) {
         /* A date, or what is no number of seconds, counts as no wish. */
         char text[16] = "";
@@ -197,7 +199,7 @@ static CURLcode attempt(struct exchange *x)
         x->bytes[0] = '\0'; /* the text of an attempt before */
     x->status = 0;
     x->retry_after_s = -1;
-    x->begun = false;
+    x->begun = x->head_whole = false;
     if (length < 0 || (size_t)length >= sizeof url)
         return CURLE_URL_MALFORMAT;
     struct curl_slist *headers = make_headers(x->request.headers);
@@ -214,7 +216,8 @@ static CURLcode attempt(struct exchange *x)
     CURLcode result = curl_easy_perform(curl);
     curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &x->status);
     curl_slist_free_all(headers);
-    return result;
+    /* libcurl takes a head that broke off for an answer without a body. */
+    return result == CURLE_OK && !x->head_whole ? CURLE_PARTIAL_FILE : result;
 }
 
 /* ---- errors -------------------------------------------------------------------------------- */
@@ -360,9 +363,9 @@ enum engine_code api_client_document(struct api_client *client, const char *path
     return api_client_ask(client, &request, ret, &size, err);
 }
 
-static enum engine_code make_body(const struct engine_named_tensor *tensors, size_t count,
-                                  const char *const *metadata, char **ret, size_t *ret_size,
-                                  struct engine_error *err)
+enum engine_code api_client_body(const struct engine_named_tensor *tensors, size_t count,
+                                 const char *const *metadata, char **ret, size_t *ret_size,
+                                 struct engine_error *err)
 {
     char *header = NULL;
     size_t size = 0, at;
@@ -422,7 +425,7 @@ enum engine_code api_client_infer(struct api_client *client, const char *model,
     struct api_client_request request = {path, safetensors_both_ways, NULL, 0};
     size_t size = 0;
     ENGINE_TRY(api_client_path(path, "/v2/models/", model, "/infer", err));
-    ENGINE_TRY(make_body(tensors, count, metadata, &body, &request.size, err));
+    ENGINE_TRY(api_client_body(tensors, count, metadata, &body, &request.size, err));
     request.body = body;
     enum engine_code code = api_client_ask(client, &request, &bytes, &size, err);
     free(body);

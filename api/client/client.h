@@ -73,8 +73,15 @@ ENGINE_MUST_CHECK enum engine_code api_client_document(struct api_client *client
                                                        const char *body, char **ret,
                                                        struct engine_error *err);
 
-/* Inference: tensors under the names of inputs; metadata (key, value, ..., NULL) are request
- * parameters, or NULL. The answer owns its tensors. */
+/* The safetensors body of an inference request: tensors under the names of inputs, by descending
+ * element size; metadata (key, value, ..., NULL) are request parameters, or NULL. Returns malloc'd
+ * bytes, for the caller to free. Errors: TOO_LARGE, OUT_OF_MEMORY, those of the format. */
+ENGINE_MUST_CHECK enum engine_code api_client_body(const struct engine_named_tensor *tensors,
+                                                   size_t count, const char *const *metadata,
+                                                   char **ret, size_t *ret_size,
+                                                   struct engine_error *err);
+
+/* Inference with such a body. The answer owns its tensors. */
 ENGINE_MUST_CHECK enum engine_code api_client_infer(struct api_client *client, const char *model,
                                                     const struct engine_named_tensor *tensors,
                                                     size_t count, const char *const *metadata,

@@ -3,13 +3,16 @@
  *
  * Each client keeps one connection and sends the next request when the answer is there; its first
  * one is not counted. A request that the server refuses (429, 503) is a failure here and is not
- * repeated: pauses would look like latency. It does not look at the answers: attn infer does. */
+ * repeated: pauses would look like latency. Any other 4xx ends the run at once: what was sent once
+ * is what would be sent again. It does not look at the answers: attn infer does. */
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "api/client/bench_request.h"
 #include "api/client/client.h"
 #include "api/client/commands.h"
 #include "engine/formats/json.h"
@@ -17,21 +20,23 @@
 enum { MAX_CLIENTS = 256, MAX_TIMES = 1 << 20 };
 
 struct wishes {
-    const char *url, *model;
-    long batch, tokens, width, clients, seconds;
-    bool json_body, scores;
-    char path[256];
-    char *body;
-    size_t size;
-    const char *const *headers;
+    const char *url;
+    struct api_bench_request_wishes call;
+    long clients, seconds;
+    bool json; /* the figures as JSON */
 };
 
-static const char *const json_headers[] = {"Content-Type: application/json", NULL};
-static const char *const safetensors_headers[] = {"Content-Type: application/safetensors", NULL};
+/* What the workers share. */
+struct run {
+    const struct wishes *wishes;
+    struct api_bench_request request;
+    atomic_bool ended;       /* by a request that is refused for what it is */
+    struct engine_error err; /* that refusal; whoever ended the run wrote it */
+};
 
 struct worker {
     pthread_t thread;
-    const struct wishes *wishes;
+    struct run *run;
     double *times;     /* ms */
     double start, end; /* ms, of what is counted */
     size_t count, failed;
@@ -63,16 +68,50 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static enum engine_code post(struct api_client *client, const struct wishes *wishes,
-                             struct engine_error *err)
+/* True for what the server says of the request, not of its own load. */
+static bool refused_for_good(enum engine_code code)
 {
-    const struct api_client_request request = {wishes->path, wishes->headers, wishes->body,
-                                               wishes->size};
+    switch (code) {
+    case ENGINE_INVALID_ARGUMENT:
+    case ENGINE_SHAPE_MISMATCH:
+    case ENGINE_UNAUTHORIZED:
+    case ENGINE_FORBIDDEN:
+    case ENGINE_NOT_FOUND:
+    case ENGINE_METHOD:
+    case ENGINE_LENGTH_REQUIRED:
+    case ENGINE_TOO_LARGE:
+    case ENGINE_MEDIA_TYPE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static enum engine_code post(struct api_client *client, struct run *run, struct engine_error *err)
+{
     char *answer = NULL;
     size_t size = 0;
-    enum engine_code code = api_client_ask(client, &request, &answer, &size, err);
+    enum engine_code code = api_client_ask(client, &run->request.request, &answer, &size, err);
     free(answer);
+    if (refused_for_good(code) && !atomic_exchange(&run->ended, true))
+        run->err = *err;
     return code;
+}
+
+/* One request after the other, until the time is over. */
+static void measure_client(struct worker *w, struct api_client *client)
+{
+    double end = w->start + (double)w->run->wishes->seconds * 1e3;
+    while (w->end < end && w->count < MAX_TIMES && !atomic_load(&w->run->ended)) {
+        struct engine_error err = {0};
+        double start = w->end;
+        enum engine_code answer = post(client, w->run, &err);
+        w->end = now_ms();
+        if (answer == ENGINE_OK)
+            w->times[w->count++] = w->end - start;
+        else if (w->failed++ == 0)
+            w->err = err;
+    }
 }
 
 static void *work(void *argument)
@@ -80,111 +119,15 @@ static void *work(void *argument)
     struct worker *w = argument;
     struct api_client *client = NULL;
     const struct api_client_options once = {.attempts = 1};
-    struct engine_error ignored = {0};
-    enum engine_code code = api_client_open(w->wishes->url, &once, &client, &w->err);
+    struct engine_error first = {0};
+    enum engine_code code = api_client_open(w->run->wishes->url, &once, &client, &w->err);
     if (code == ENGINE_OK)
-        (void)post(client, w->wishes, &ignored); /* connects, warms up; what fails fails again */
+        (void)post(client, w->run, &first); /* connects, warms up; what fails fails again */
     w->start = w->end = now_ms();
-    double end = w->start + (double)w->wishes->seconds * 1e3;
-    while (code == ENGINE_OK && w->end < end && w->count < MAX_TIMES) {
-        struct engine_error err = {0};
-        double start = w->end;
-        enum engine_code answer = post(client, w->wishes, &err);
-        w->end = now_ms();
-        if (answer == ENGINE_OK)
-            w->times[w->count++] = w->end - start;
-        else if (w->failed++ == 0)
-            w->err = err;
-    }
+    if (code == ENGINE_OK)
+        measure_client(w, client);
     api_client_close(client);
     return NULL;
-}
-
-/* ---- the request --------------------------------------------------------------------------- */
-
-/* The query's width, as the model's metadata tell it. */
-static enum engine_code find_width(struct wishes *wishes, struct engine_error *err)
-{
-    struct api_client *client = NULL;
-    char path[256], *text = NULL;
-    snprintf(path, sizeof path, "/v2/models/%s", wishes->model);
-    enum engine_code code = api_client_open(wishes->url, NULL, &client, err);
-    if (code == ENGINE_OK)
-        code = api_client_document(client, path, NULL, &text, err);
-    json_error_t where;
-    json_t *root = NULL;
-    if (code == ENGINE_OK)
-        code = engine_json_load(text, strlen(text), 0, &root, &where, err);
-    json_t *shape = json_object_get(json_array_get(json_object_get(root, "inputs"), 0), "shape");
-    size_t rank = json_array_size(shape);
-    wishes->width = rank == 3 ? (long)json_integer_value(json_array_get(shape, rank - 1)) : -1;
-    json_decref(root);
-    free(text);
-    api_client_close(client);
-    if (code == ENGINE_OK && wishes->width < 1)
-        code = engine_error_set(err, ENGINE_UNSUPPORTED,
-                                "model %.80s has no query [B,T,C] of known width", wishes->model);
-    return code;
-}
-
-static float value_at(size_t i)
-{
-    return (float)(i * 2654435761u % 2001) / 1000.0f - 1.0f;
-}
-
-static enum engine_code make_json(struct wishes *wishes, size_t count, struct engine_error *err)
-{
-    char *body = malloc(count * 16 + 512), *at = body;
-    if (body == NULL)
-        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for a request");
-    at += sprintf(at,
-                  "{\"inputs\":[{\"name\":\"query\",\"datatype\":\"FP32\",\"shape\":[%ld,%ld,%ld],"
-                  "\"data\":[",
-                  wishes->batch, wishes->tokens, wishes->width);
-    for (size_t i = 0; i < count; i++)
-        at += sprintf(at, i > 0 ? ",%.9g" : "%.9g", (double)value_at(i));
-    at += sprintf(at, "]}],\"parameters\":{\"return_attention_scores\":%s}}",
-                  wishes->scores ? "true" : "false");
-    wishes->body = body;
-    wishes->size = (size_t)(at - body);
-    wishes->headers = json_headers;
-    return ENGINE_OK;
-}
-
-static enum engine_code make_binary(struct wishes *wishes, size_t count, struct engine_error *err)
-{
-    const char *metadata[] = {"return_attention_scores", wishes->scores ? "true" : "false", NULL};
-    struct engine_named_tensor query = {
-        "query",
-        {.dtype = ENGINE_F32, .rank = 3, .shape = {wishes->batch, wishes->tokens, wishes->width}}};
-    char *header = NULL;
-    size_t size = 0;
-    ENGINE_TRY(engine_safetensors_header(&query, 1, metadata, &header, &size, err));
-    char *body = realloc(header, size + count * sizeof(float));
-    if (body == NULL) {
-        free(header);
-        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for a request");
-    }
-    for (size_t i = 0; i < count; i++) {
-        float value = value_at(i);
-        memcpy(body + size + i * sizeof value, &value, sizeof value);
-    }
-    wishes->body = body;
-    wishes->size = size + count * sizeof(float);
-    wishes->headers = safetensors_headers;
-    return ENGINE_OK;
-}
-
-static enum engine_code make_body(struct wishes *wishes, struct engine_error *err)
-{
-    size_t count = 0;
-    snprintf(wishes->path, sizeof wishes->path, "/v2/models/%s/infer", wishes->model);
-    ENGINE_TRY(find_width(wishes, err));
-    if (!engine_tensor_mul((size_t)wishes->batch * (size_t)wishes->tokens, (size_t)wishes->width,
-                           &count) ||
-        count > (size_t)1 << 30)
-        return engine_error_set(err, ENGINE_TOO_LARGE, "the query would be too large");
-    return wishes->json_body ? make_json(wishes, count, err) : make_binary(wishes, count, err);
 }
 
 /* ---- the server's statistics --------------------------------------------------------------- */
@@ -199,9 +142,10 @@ static struct served ask_served(const struct wishes *wishes)
 {
     struct engine_error err = {0};
     struct api_client *client = NULL;
-    char path[256], *text = NULL;
-    snprintf(path, sizeof path, "/v2/models/%s/stats", wishes->model);
+    char path[API_CLIENT_PATH_BYTES], *text = NULL;
     enum engine_code code = api_client_open(wishes->url, NULL, &client, &err);
+    if (code == ENGINE_OK)
+        code = api_client_path(path, "/v2/models/", wishes->call.model, "/stats", &err);
     if (code == ENGINE_OK)
         code = api_client_document(client, path, NULL, &text, &err);
     json_error_t where;
@@ -237,9 +181,10 @@ static struct served served_between(const struct served *before, const struct se
 
 static void print_text(const struct wishes *w, const struct summary *s)
 {
-    printf("%s, batch %ld, tokens %ld, %s%s, %ld client(s), %.1f s\n", w->model, w->batch,
-           w->tokens, w->json_body ? "JSON" : "binary", w->scores ? " with scores" : "", w->clients,
-           s->seconds);
+    const struct api_bench_request_wishes *call = &w->call;
+    printf("%s, batch %ld, tokens %ld, %s%s, %ld client(s), %.1f s\n", call->model, call->batch,
+           call->tokens, call->json ? "JSON" : "binary", call->scores ? " with scores" : "",
+           w->clients, s->seconds);
     printf("  requests    %zu, %zu failed, %.1f a second\n", s->count, s->failed,
            (double)s->count / s->seconds);
     if (s->count == 0)
@@ -256,11 +201,12 @@ static void print_text(const struct wishes *w, const struct summary *s)
 static enum engine_code print_json(const struct wishes *w, const struct summary *s,
                                    struct engine_error *err)
 {
+    const struct api_bench_request_wishes *call = &w->call;
     bool known = s->server.requests > 0 && s->mean > 0;
     json_t *root = json_pack(
         "{s:s, s:I, s:I, s:s, s:b, s:I, s:f, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "model",
-        w->model, "batch", (json_int_t)w->batch, "tokens", (json_int_t)w->tokens, "body",
-        w->json_body ? "json" : "binary", "scores", (int)w->scores, "clients",
+        call->model, "batch", (json_int_t)call->batch, "tokens", (json_int_t)call->tokens, "body",
+        call->json ? "json" : "binary", "scores", (int)call->scores, "clients",
         (json_int_t)w->clients, "seconds", s->seconds, "requests", (json_int_t)s->count, "failed",
         (json_int_t)s->failed, "requests_per_second", (double)s->count / s->seconds, "mean_ms",
         s->mean, "p50_ms", s->p50, "p90_ms", s->p90, "p99_ms", s->p99, "max_ms", s->max);
@@ -303,79 +249,100 @@ static void sum_up(const struct worker *workers, long clients, double *all, stru
     ret->max = all[ret->count - 1];
 }
 
-static int measure(struct wishes *wishes, bool json)
+static void run_clients(struct run *run, double *times, struct summary *ret)
 {
     static struct worker workers[MAX_CLIENTS];
-    double *all = malloc((size_t)wishes->clients * MAX_TIMES * sizeof *all);
-    struct summary summary = {0};
-    if (all == NULL) {
-        (void)engine_error_set(&summary.err, ENGINE_OUT_OF_MEMORY, "no memory for the times");
-        return api_commands_fail(&summary.err);
-    }
+    const struct wishes *wishes = run->wishes;
     struct served before = ask_served(wishes);
     long started = 0;
     for (; started < wishes->clients; started++) {
         struct worker *w = &workers[started];
-        *w = (struct worker){.wishes = wishes, .times = all + started * MAX_TIMES};
+        *w = (struct worker){.run = run, .times = times + started * MAX_TIMES};
         if (pthread_create(&w->thread, NULL, work, w) != 0)
             break;
     }
     for (long i = 0; i < started; i++)
         pthread_join(workers[i].thread, NULL);
     struct served after = ask_served(wishes);
-    sum_up(workers, started, all, &summary);
-    summary.server = served_between(&before, &after);
+    sum_up(workers, started, times, ret);
+    ret->server = served_between(&before, &after);
     if (started < wishes->clients)
-        (void)engine_error_set(&summary.err, ENGINE_OUT_OF_MEMORY,
+        (void)engine_error_set(&ret->err, ENGINE_OUT_OF_MEMORY,
                                "only %ld of %ld clients could be started", started,
                                wishes->clients);
-    free(all);
-    if (json)
+}
+
+static int measure(struct run *run)
+{
+    const struct wishes *wishes = run->wishes;
+    double *times = malloc((size_t)wishes->clients * MAX_TIMES * sizeof *times);
+    struct summary summary = {0};
+    if (times == NULL) {
+        (void)engine_error_set(&summary.err, ENGINE_OUT_OF_MEMORY, "no memory for the times");
+        return api_commands_fail(&summary.err);
+    }
+    run_clients(run, times, &summary);
+    free(times);
+    if (atomic_load(&run->ended))
+        return api_commands_fail(&run->err);
+    if (wishes->json)
         (void)print_json(wishes, &summary, &summary.err);
     else
         print_text(wishes, &summary);
     return summary.err.code != ENGINE_OK ? api_commands_fail(&summary.err) : 0;
 }
 
-int api_command_bench_run(int argc, char **argv)
+/* Returns -1 to go on, else the exit status. */
+static int read_wishes(int argc, char **argv, struct wishes *ret)
 {
     const char *batch = "1", *tokens = "16", *clients = "8", *seconds = "5";
     const char *positional[2] = {NULL, NULL};
-    struct wishes wishes = {.url = NULL};
-    bool json = false;
     const struct api_commands_option options[] = {{"--batch", &batch, NULL},
                                                   {"--tokens", &tokens, NULL},
                                                   {"--clients", &clients, NULL},
                                                   {"--seconds", &seconds, NULL},
-                                                  {"--json-body", NULL, &wishes.json_body},
-                                                  {"--scores", NULL, &wishes.scores},
-                                                  {"--json", NULL, &json},
+                                                  {"--json-body", NULL, &ret->call.json},
+                                                  {"--scores", NULL, &ret->call.scores},
+                                                  {"--json", NULL, &ret->json},
                                                   {NULL, NULL, NULL}};
-    int status = api_commands_read(argc, argv,
-                                   "bench URL MODEL [--batch 1] [--tokens 16] [--clients 8] "
-                                   "[--seconds 5] [--json-body] [--scores] [--json]\n\n"
-                                   "Sends [batch, tokens, width] queries from so many clients, one "
-                                   "connection each.\nPrints requests a second, latencies, and "
-                                   "what the server says it spent on them.\n\n"
-                                   "  --json-body  numbers as JSON text; else safetensors\n"
-                                   "  --scores     ask for the attention scores too\n"
-                                   "  --json       the figures as JSON\n\n"
-                                   "Exit status 1 if a request failed; a refused one is not "
-                                   "repeated.",
-                                   options, positional, 2, 2);
+    int status = api_commands_read(
+        argc, argv,
+        "bench URL MODEL [--batch 1] [--tokens 16] [--clients 8] "
+        "[--seconds 5] [--json-body] [--scores] [--json]\n\n"
+        "Sends [batch, tokens, width] queries from so many clients, one connection each; to a\n"
+        "layer that reuses scores, scores of its own as well. Prints requests a second,\n"
+        "latencies, and what the server says it spent on them.\n\n"
+        "  --json-body  numbers as JSON text; else safetensors\n"
+        "  --scores     ask for the attention scores too\n"
+        "  --json       the figures as JSON\n\n"
+        "Exit status 1 if a request failed; a refused one is not repeated. An answer 4xx other\n"
+        "than 429 ends the run at once, without figures.",
+        options, positional, 2, 2);
     if (status >= 0)
         return status;
-    if (!api_commands_number("--batch", batch, 1, 65536, &wishes.batch) ||
-        !api_commands_number("--tokens", tokens, 1, 1 << 20, &wishes.tokens) ||
-        !api_commands_number("--clients", clients, 1, MAX_CLIENTS, &wishes.clients) ||
-        !api_commands_number("--seconds", seconds, 1, 3600, &wishes.seconds))
-        return 2;
-    wishes.url = positional[0];
-    wishes.model = positional[1];
+    ret->url = positional[0];
+    ret->call.model = positional[1];
+    bool good = api_commands_number("--batch", batch, 1, 65536, &ret->call.batch) &&
+                api_commands_number("--tokens", tokens, 1, 1 << 20, &ret->call.tokens) &&
+                api_commands_number("--clients", clients, 1, MAX_CLIENTS, &ret->clients) &&
+                api_commands_number("--seconds", seconds, 1, 3600, &ret->seconds);
+    return good ? -1 : 2;
+}
+
+int api_command_bench_run(int argc, char **argv)
+{
+    struct wishes wishes = {.url = NULL};
+    struct run run = {.wishes = &wishes};
     struct engine_error err = {0};
-    if (make_body(&wishes, &err) != ENGINE_OK)
-        return api_commands_fail(&err);
-    status = measure(&wishes, json);
-    free(wishes.body);
+    struct api_client *client = NULL;
+    int status = read_wishes(argc, argv, &wishes);
+    if (status >= 0)
+        return status;
+    enum engine_code code = api_client_open(wishes.url, NULL, &client, &err);
+    if (code == ENGINE_OK)
+        code = api_bench_request_make(client, &wishes.call, &run.request, &err);
+    api_client_close(client);
+    status = code == ENGINE_OK ? measure(&run) : api_commands_fail(&err);
+    api_bench_request_reset(&run.request);
     return status;
 }

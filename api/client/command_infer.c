@@ -6,21 +6,30 @@
 
 #include "api/client/client.h"
 #include "api/client/commands.h"
+#include "api/limits.h"
 
-enum { TENSORS = 32 };
 static const char expected[] = "expected/";
 
 /* The tensors to be sent, by descending element size as the format wants them. */
-static size_t choose(const struct engine_safetensors *file, struct engine_named_tensor *ret)
+static enum engine_code choose(const struct engine_safetensors *file,
+                               struct engine_named_tensor *ret, size_t *ret_count,
+                               struct engine_error *err)
 {
     const struct engine_named_tensor *tensors = engine_safetensors_tensors(file);
     size_t count = 0;
     for (size_t element = 8; element >= 1; element /= 2)
-        for (size_t i = 0; i < engine_safetensors_count(file) && count < TENSORS; i++)
-            if (strncmp(tensors[i].name, expected, strlen(expected)) != 0 &&
-                engine_tensor_element_bytes(tensors[i].tensor.dtype) == element)
-                ret[count++] = tensors[i];
-    return count;
+        for (size_t i = 0; i < engine_safetensors_count(file); i++) {
+            if (strncmp(tensors[i].name, expected, strlen(expected)) == 0 ||
+                engine_tensor_element_bytes(tensors[i].tensor.dtype) != element)
+                continue;
+            if (count == API_MAX_INPUTS)
+                return engine_error_set(err, ENGINE_TOO_LARGE,
+                                        "the call has more than %d tensors to send",
+                                        API_MAX_INPUTS);
+            ret[count++] = tensors[i];
+        }
+    *ret_count = count;
+    return ENGINE_OK;
 }
 
 /* Compares an answer with what the call's file expects. Returns the greatest difference, or -1
@@ -37,9 +46,11 @@ static double compare(const struct engine_safetensors *call, const struct engine
     if (!engine_tensor_same_shape(wanted, &got->tensor) || !engine_tensor_count(wanted, &count))
         return INFINITY;
     for (size_t i = 0; i < count; i++) {
-        double difference = fabs(engine_tensor_get(wanted, i) - engine_tensor_get(&got->tensor, i));
+        double want = engine_tensor_get(wanted, i), is = engine_tensor_get(&got->tensor, i);
+        bool same = want == is || (isnan(want) && isnan(is)); /* infinities, too */
+        double difference = same ? 0.0 : fabs(want - is);
         if (!(difference <= worst))
-            worst = difference;
+            worst = isnan(difference) ? INFINITY : difference;
     }
     return worst;
 }
@@ -83,15 +94,20 @@ static void show(void *argument, uint64_t sent, uint64_t received)
             (unsigned long long)(received >> 20));
 }
 
-int api_command_infer_run(int argc, char **argv)
+struct wishes {
+    const char *url, *model, *call, *output, *precision;
+    double tolerance;
+    bool scores;
+};
+
+/* Returns -1 to go on, else the exit status. */
+static int read_wishes(int argc, char **argv, struct wishes *ret)
 {
-    const char *output = NULL, *tolerance_text = "1e-3", *precision = NULL;
-    const char *positional[3] = {NULL, NULL, NULL};
-    bool scores = false;
-    const struct api_commands_option options[] = {{"-o", &output, NULL},
-                                                  {"--scores", NULL, &scores},
-                                                  {"--precision", &precision, NULL},
-                                                  {"--tolerance", &tolerance_text, NULL},
+    const char *tolerance = "1e-3", *positional[3] = {NULL, NULL, NULL};
+    const struct api_commands_option options[] = {{"-o", &ret->output, NULL},
+                                                  {"--scores", NULL, &ret->scores},
+                                                  {"--precision", &ret->precision, NULL},
+                                                  {"--tolerance", &tolerance, NULL},
                                                   {NULL, NULL, NULL}};
     int status = api_commands_read(argc, argv,
                                    "infer URL MODEL CALL.safetensors [-o OUT.safetensors] "
@@ -101,31 +117,51 @@ int api_command_infer_run(int argc, char **argv)
                                    options, positional, 3, 3);
     if (status >= 0)
         return status;
-    const char *metadata[] = {"return_attention_scores", scores ? "true" : "false",
-                              precision != NULL ? "precision" : NULL, precision, NULL};
-    uint64_t shown = 0;
-    struct api_client_options wishes = {.progress = show, .argument = &shown};
-    struct engine_error err = {0};
-    struct engine_safetensors *call = NULL;
+    ret->url = positional[0];
+    ret->model = positional[1];
+    ret->call = positional[2];
+    return api_commands_real("--tolerance", tolerance, &ret->tolerance) ? -1 : 2;
+}
+
+static enum engine_code ask(const struct wishes *wishes, const struct engine_safetensors *call,
+                            struct api_client_answer **ret, struct engine_error *err)
+{
+    const char *metadata[] = {"return_attention_scores", wishes->scores ? "true" : "false",
+                              wishes->precision != NULL ? "precision" : NULL, wishes->precision,
+                              NULL};
+    struct engine_named_tensor tensors[API_MAX_INPUTS];
     struct api_client *client = NULL;
-    struct api_client_answer *answer = NULL;
-    struct engine_named_tensor tensors[TENSORS];
-    bool close = false;
-    enum engine_code code = engine_safetensors_open(positional[2], &call, &err);
-    if (code == ENGINE_OK)
-        code = api_client_open(positional[0], &wishes, &client, &err);
-    if (code == ENGINE_OK) {
-        size_t count = choose(call, tensors);
-        code = api_client_infer(client, positional[1], tensors, count, metadata, &answer, &err);
-    }
-    if (code == ENGINE_OK) {
-        close = report(call, api_client_answer_file(answer), strtod(tolerance_text, NULL));
-        code = save(api_client_answer_file(answer), output, &err);
-    }
+    size_t count = 0;
+    uint64_t shown = 0;
+    const struct api_client_options options = {.progress = show, .argument = &shown};
+    ENGINE_TRY(choose(call, tensors, &count, err));
+    ENGINE_TRY(api_client_open(wishes->url, &options, &client, err));
+    enum engine_code code =
+        api_client_infer(client, wishes->model, tensors, count, metadata, ret, err);
     if (shown > 0)
         fprintf(stderr, "\n");
-    api_client_answer_destroy(answer);
     api_client_close(client);
+    return code;
+}
+
+int api_command_infer_run(int argc, char **argv)
+{
+    struct wishes wishes = {.url = NULL};
+    struct engine_error err = {0};
+    struct engine_safetensors *call = NULL;
+    struct api_client_answer *answer = NULL;
+    bool close = false;
+    int status = read_wishes(argc, argv, &wishes);
+    if (status >= 0)
+        return status;
+    enum engine_code code = engine_safetensors_open(wishes.call, &call, &err);
+    if (code == ENGINE_OK)
+        code = ask(&wishes, call, &answer, &err);
+    if (code == ENGINE_OK) {
+        close = report(call, api_client_answer_file(answer), wishes.tolerance);
+        code = save(api_client_answer_file(answer), wishes.output, &err);
+    }
+    api_client_answer_destroy(answer);
     engine_safetensors_destroy(call);
     if (code != ENGINE_OK)
         return api_commands_fail(&err);

@@ -108,7 +108,10 @@ int api_command_models_inspect(int argc, char **argv)
         print_table(model);
     engine_model_release(model);
     engine_close(engine);
-    return code == ENGINE_OK ? 0 : api_commands_fail(&err);
+    if (code == ENGINE_OK)
+        return 0;
+    fprintf(stderr, "attn: %s: %s\n", directory, err.message);
+    return 1;
 }
 
 /* ---- convert ------------------------------------------------------------------------------- */
@@ -148,19 +151,17 @@ static enum engine_code copy_weights(const char *from, const char *directory, co
 static enum engine_code copy_config(const char *from, const char *directory,
                                     struct engine_error *err)
 {
-    static char text[1 << 20];
     struct engine_layer_config config;
-    char path[1024];
-    FILE *file = fopen(from, "re");
-    size_t size = file != NULL ? fread(text, 1, sizeof text, file) : 0;
-    if (file == NULL)
-        return engine_error_set(err, ENGINE_NOT_FOUND, "cannot read %.150s: %s", from,
-                                strerror(errno));
-    fclose(file);
-    ENGINE_TRY(api_layer_config_read(text, size, &config, err));
+    char path[1024], *text = api_commands_text(from, err);
+    if (text == NULL)
+        return err->code;
+    enum engine_code code = api_layer_config_read(text, strlen(text), &config, err);
+    free(text);
+    if (code != ENGINE_OK)
+        return code;
     char *written = api_layer_config_write(&config);
     snprintf(path, sizeof path, "%s/layer.json", directory);
-    file = written != NULL ? fopen(path, "we") : NULL;
+    FILE *file = written != NULL ? fopen(path, "we") : NULL;
     bool done = file != NULL && fprintf(file, "%s\n", written) > 0;
     if (file != NULL && fclose(file) != 0)
         done = false;

@@ -39,6 +39,40 @@ bool api_commands_number(const char *name, const char *text, long least, long mo
     return false;
 }
 
+bool api_commands_real(const char *name, const char *text, double *ret)
+{
+    char *end;
+    double value = strtod(text, &end);
+    if (end != text && *end == '\0' && value >= 0.0) {
+        *ret = value;
+        return true;
+    }
+    fprintf(stderr, "attn: %s is \"%s\", it must be a number of at least 0\n", name, text);
+    return false;
+}
+
+char *api_commands_text(const char *path, struct engine_error *err)
+{
+    enum { LIMIT = 1 << 20 };
+    FILE *file = fopen(path, "re");
+    char *text = file != NULL ? malloc(LIMIT) : NULL;
+    size_t size = text != NULL ? fread(text, 1, LIMIT, file) : 0;
+    const char *fault = text == NULL || ferror(file) != 0  ? strerror(errno)
+                        : size == LIMIT                    ? "it has 1 MB or more"
+                        : memchr(text, '\0', size) != NULL ? "it is no text"
+                                                           : NULL;
+    if (file != NULL)
+        fclose(file);
+    if (fault == NULL) {
+        text[size] = '\0';
+        return text;
+    }
+    (void)engine_error_set(err, size == LIMIT ? ENGINE_TOO_LARGE : ENGINE_NOT_FOUND,
+                           "cannot read %.150s: %s", path, fault);
+    free(text);
+    return NULL;
+}
+
 static int read_option(int argc, char **argv, int *i, const struct api_commands_option *options)
 {
     for (; options->name != NULL; options++) {
@@ -63,7 +97,7 @@ int api_commands_read(int argc, char **argv, const char *usage,
                       const struct api_commands_option *options, const char **positional,
                       int needed, int count)
 {
-    int given = 0;
+    int given = 0, line = (int)strcspn(usage, "\n");
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) {
             printf("usage: attn %s\n", usage);
@@ -76,37 +110,54 @@ int api_commands_read(int argc, char **argv, const char *usage,
         } else if (given < count) {
             positional[given++] = argv[i];
         } else {
-            fprintf(stderr, "attn: \"%s\" is one argument too many; usage: attn %s\n", argv[i],
-                    usage);
+            fprintf(stderr, "attn: \"%s\" is one argument too many; usage: attn %.*s\n", argv[i],
+                    line, usage);
             return 2;
         }
     }
     if (given >= needed)
         return -1;
-    fprintf(stderr, "attn: an argument is missing; usage: attn %s\n", usage);
+    fprintf(stderr, "attn: an argument is missing; usage: attn %.*s\n", line, usage);
     return 2;
 }
 
 /* ---- models -------------------------------------------------------------------------------- */
 
-static enum engine_code print_models(const char *text, struct engine_error *err)
+static const char *member(const json_t *entry, const char *name)
 {
-    json_error_t where;
-    json_t *list, *entry;
+    const char *text = json_string_value(json_object_get(entry, name));
+    return text != NULL ? text : "";
+}
+
+static void print_models(const json_t *list)
+{
     size_t index;
-    ENGINE_TRY(engine_json_load(text, strlen(text), 0, &list, &where, err));
+    json_t *entry;
     printf("%-32s %-8s %-12s %s\n", "name", "version", "state", "reason");
     json_array_foreach(list, index, entry)
     {
-        const char *name = json_string_value(json_object_get(entry, "name"));
-        const char *version = json_string_value(json_object_get(entry, "version"));
-        const char *state = json_string_value(json_object_get(entry, "state"));
-        const char *reason = json_string_value(json_object_get(entry, "reason"));
-        printf("%-32s %-8s %-12s %s\n", name != NULL ? name : "", version != NULL ? version : "",
-               state != NULL ? state : "", reason != NULL ? reason : "");
+        printf("%-32s %-8s %-12s %s\n", member(entry, "name"), member(entry, "version"),
+               member(entry, "state"), member(entry, "reason"));
     }
+}
+
+static enum engine_code show_models(struct api_client *client, bool json, struct engine_error *err)
+{
+    char *text = NULL;
+    ENGINE_TRY(api_client_document(client, "/v2/repository/index", "{}", &text, err));
+    json_error_t where;
+    json_t *list = NULL;
+    if (engine_json_load(text, strlen(text), 0, &list, &where, err) == ENGINE_OK &&
+        !json_is_array(list))
+        (void)engine_error_set(err, ENGINE_INTERNAL,
+                               "the server's answer is \"%.80s\", it must be a JSON list", text);
+    if (err->code == ENGINE_OK && json)
+        printf("%s\n", text);
+    else if (err->code == ENGINE_OK)
+        print_models(list);
     json_decref(list);
-    return ENGINE_OK;
+    free(text);
+    return err->code;
 }
 
 int api_commands_models(int argc, char **argv)
@@ -119,39 +170,14 @@ int api_commands_models(int argc, char **argv)
         return status;
     struct engine_error err = {0};
     struct api_client *client = NULL;
-    char *text = NULL;
     enum engine_code code = api_client_open(url, NULL, &client, &err);
     if (code == ENGINE_OK)
-        code = api_client_document(client, "/v2/repository/index", "{}", &text, &err);
-    if (code == ENGINE_OK && json)
-        printf("%s\n", text);
-    else if (code == ENGINE_OK)
-        code = print_models(text, &err);
-    free(text);
+        code = show_models(client, json, &err);
     api_client_close(client);
     return code == ENGINE_OK ? 0 : api_commands_fail(&err);
 }
 
 /* ---- load, unload -------------------------------------------------------------------------- */
-
-static char *read_text(const char *path, struct engine_error *err)
-{
-    enum { LIMIT = 1 << 20 };
-    FILE *file = fopen(path, "re");
-    char *text = file != NULL ? malloc(LIMIT) : NULL;
-    size_t size = text != NULL ? fread(text, 1, LIMIT, file) : 0;
-    if (text == NULL || ferror(file))
-        (void)engine_error_set(err, ENGINE_NOT_FOUND, "cannot read %.150s: %s", path,
-                               strerror(errno));
-    else if (size == LIMIT)
-        (void)engine_error_set(err, ENGINE_TOO_LARGE, "%.150s has more than %d bytes", path,
-                               LIMIT - 1);
-    else
-        text[size] = '\0';
-    if (file != NULL)
-        fclose(file);
-    return text;
-}
 
 static int control(int argc, char **argv, bool load)
 {
@@ -165,7 +191,7 @@ static int control(int argc, char **argv, bool load)
         return status;
     struct engine_error err = {0};
     struct api_client *client = NULL;
-    char *config = config_path != NULL ? read_text(config_path, &err) : NULL;
+    char *config = config_path != NULL ? api_commands_text(config_path, &err) : NULL;
     enum engine_code code = err.code;
     if (code == ENGINE_OK)
         code = api_client_open(positional[0], NULL, &client, &err);

@@ -35,6 +35,12 @@ int api_commands_read(int argc, char **argv, const char *usage,
 /* Reads a whole number of an option; false after saying what is wrong. */
 bool api_commands_number(const char *name, const char *text, long least, long most, long *ret);
 
+/* The same for a number of zero and more that need not be whole. */
+bool api_commands_real(const char *name, const char *text, double *ret);
+
+/* A text file of less than 1 MB, terminated; returns new, NULL after setting the error. */
+char *api_commands_text(const char *path, struct engine_error *err);
+
 /* Prints the failure; returns 1. */
 int api_commands_fail(const struct engine_error *err);
 

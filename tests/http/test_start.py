@@ -13,6 +13,9 @@ ATTND = str(BUILD / "attnd")
 
 
 def _run(*options, **environment):
+    """Runs the program to its end. No option that a test forgets makes it take the port that
+    people's own daemon listens on."""
+    environment = {"ATTND_LISTEN": "127.0.0.1:0", **environment}
     clean = {k: v for k, v in os.environ.items() if not k.startswith("ATTND_")}
     return subprocess.run([ATTND, *options], capture_output=True, text=True, timeout=60,
                           env={**clean, **environment}, check=False)
