@@ -120,6 +120,7 @@ class Asking(Program):
     def __init__(self, base, questions, parallel=0, timeout=60, options=()):
         super().__init__()
         self.count, self.options, self.timeout = len(questions), (*self.OPTIONS, *options), timeout
+        self._bodies = {}  # files, by the object that is in them
         groups = [self._group(base, number, q) for number, q in enumerate(questions)]
         config = self.directory / "config"
         config.write_text("\nnext\n".join(groups), encoding="utf-8")
@@ -137,9 +138,7 @@ class Asking(Program):
                  f'write-out = "{number} %{{json}}\\n"',
                  "head" if method == "HEAD" else f"request = {_quoted(method)}"]
         if body is not None or method in ("POST", "PUT", "PATCH"):
-            sent = self._file(number, "sent")
-            sent.write_bytes(body.encode() if isinstance(body, str) else body or b"")
-            lines.append(f"data-binary = {_quoted(f'@{sent}')}")
+            lines.append(f"data-binary = {_quoted(f'@{self._sent(number, body)}')}")
         given = {**dict.fromkeys(self.NOT_ADDED), **(headers or {})}
         for name in self.NOT_ADDED:
             if any(other != name and other.lower() == name.lower() for other in given):
@@ -149,6 +148,13 @@ class Asking(Program):
 
     def _file(self, number, kind):
         return self.directory / f"{number}.{kind}"
+
+    def _sent(self, number, body):
+        """The file of a body, which is written once however often it is asked."""
+        if id(body) not in self._bodies:
+            self._bodies[id(body)] = self._file(number, "sent")
+            self._bodies[id(body)].write_bytes(body.encode() if isinstance(body, str) else body or b"")
+        return self._bodies[id(body)]
 
     def replies(self):
         """Waits. The answers in the questions' order; Unanswered if one is missing."""

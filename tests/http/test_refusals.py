@@ -1,7 +1,6 @@
 """A refusal arrives: also at a client that first sends all of a large body and reads then, as most
 clients and all proxies do, and the connection serves its next request."""
 
-import http.client
 import json
 import pathlib
 import re
@@ -9,7 +8,7 @@ import socket
 import time
 import zlib
 
-from attnd import Daemon, ask_on, read_all, split_replies
+from attnd import Daemon, Question, get, read_all, split_replies
 
 NAME = "one_token"
 PATH = f"/v2/models/{NAME}/infer"
@@ -34,16 +33,14 @@ def _damaged_gzip():
 
 def _refused_then_served(daemon, status, method, path, body, headers=None):
     """On one connection, which must be the same to the end."""
-    connection = daemon.connection()
-    for _ in range(ROUNDS):
-        reply = ask_on(connection, method, path, body, headers or {})
+    questions = [Question(method, path, body, headers), get("/v2/health/live")] * ROUNDS
+    replies = daemon.ask_all(questions)
+    for reply, live in zip(replies[::2], replies[1::2]):
         assert reply.status == status, f"{reply.status}, wanted {status}: {reply.body[:200]}"
         reply.error()
-        own = connection.sock
-        assert own is not None, f"closed behind {status}"
-        assert ask_on(connection, "GET", "/v2/health/live").status == 200
-        assert connection.sock is own, f"another connection behind {status}"
-    connection.close()
+        assert live.status == 200, live.status
+    assert [reply.connects for reply in replies] == [1] + [0] * (2 * ROUNDS - 1), \
+        f"another connection behind {status}"
 
 
 def test_a_mistake_in_the_middle_of_a_large_body_is_told_and_the_connection_stays(daemon):
@@ -185,8 +182,7 @@ def test_what_is_thrown_away_costs_no_memory_and_is_counted():
 
         before, counted = peak(), _metric(daemon, "attnd_discarded_bytes_total")
         for path, body in (("/nowhere", bytes(size)), (PATH, b"]" * size)):
-            connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=60)
-            assert ask_on(connection, "POST", path, body).status in (400, 404, 413)
+            assert daemon.post(path, body).status in (400, 404, 413)
         assert _metric(daemon, "attnd_discarded_bytes_total") - counted > 1.9 * size
         assert _metric(daemon, "attnd_memory_taken_bytes") == 0
         assert peak() - before < 4096, f"{peak() - before} KB"
