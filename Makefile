@@ -96,7 +96,7 @@ $(BUILD)/bench: $(BENCH_OBJ) $(ENGINE_OBJ)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
 
-$(BUILD)/tests/unit/%_test: $(BUILD)/tests/unit/%_test.o $(API_OBJ) $(CLIENT_OBJ) $(SERVER_OBJ) $(ENGINE_OBJ)
+$(BUILD)/tests/unit/%_test: $(BUILD)/tests/unit/%_test.o $(BUILD)/tests/unit/program.o $(API_OBJ) $(CLIENT_OBJ) $(SERVER_OBJ) $(ENGINE_OBJ)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LINK) $(LDFLAGS) -o $@ $^ -lcmocka $(MHD_LIBS) $(CURL_LIBS) $(API_LIBS) $(ENGINE_LIBS)
 
@@ -106,7 +106,11 @@ bench: $(BUILD)/bench ## measure the engine beside the machine's ceilings, one t
 
 .PHONY: unit
 unit: $(UNIT_TESTS) ## run the unit tests alone
-	@for t in $(UNIT_TESTS); do $$t || exit 1; done
+	@tests/unit/run.py $(UNIT_TESTS)
+
+.PHONY: caps
+caps: $(UNIT_TESTS) ## run the unit tests on fewer instructions: avx512, avx2, portable
+	@tests/caps.py $(UNIT_TESTS)
 
 # BUILD=. or BUILD=server would take the sources with it.
 sources_in = $(filter $(abspath $(1))/%,$(abspath Makefile $(wildcard */*.[ch] docker/* tests/* tests/*/*)))
@@ -144,8 +148,7 @@ demo: deps ## the same, but stop after the answer
 .PHONY: test
 test: deps ## install what is needed, build, run the unit tests and the HTTP tests
 	@$(AGAIN) all $(UNIT_TESTS)
-	@$(AGAIN) unit
-	@$(AGAIN) http
+	@tests/run.py "unit=$(MAKE) --no-print-directory unit" "http=$(MAKE) --no-print-directory http"
 
 .PHONY: http
 http: $(HTTP_TESTS) ## run the HTTP tests alone; ARGS="golden oip" picks suites
@@ -163,14 +166,16 @@ sanitize: sanitize-address sanitize-thread ## unit and HTTP tests under ASan and
 
 sanitize-address:
 	@$(AGAIN) BUILD=build/asan SAN=address,undefined sanitized-programs
-	@$(ASAN_ENV) $(MAKE) --no-print-directory BUILD=build/asan SAN=address,undefined unit
-	@$(ASAN_ENV) BUILD=build/asan python3 tests/http/run.py --core $(ARGS)
+	@$(ASAN_ENV) BUILD=build/asan tests/run.py \
+	    "unit=$(MAKE) --no-print-directory BUILD=build/asan SAN=address,undefined unit" \
+	    "http=python3 tests/http/run.py --core $(ARGS)"
 
 # The loader's address layout is fixed (setarch -R): TSan cannot map its shadow under every other.
 sanitize-thread:
 	@$(AGAIN) BUILD=build/tsan SAN=thread sanitized-programs
-	@$(TSAN_ENV) setarch -R $(MAKE) --no-print-directory BUILD=build/tsan SAN=thread unit
-	@$(TSAN_ENV) BUILD=build/tsan setarch -R python3 tests/http/run.py --core $(ARGS)
+	@$(TSAN_ENV) BUILD=build/tsan setarch -R tests/run.py \
+	    "unit=$(MAKE) --no-print-directory BUILD=build/tsan SAN=thread unit" \
+	    "http=python3 tests/http/run.py --core $(ARGS)"
 
 .PHONY: sanitized-programs
 sanitized-programs: $(HTTP_TESTS) $(UNIT_TESTS)

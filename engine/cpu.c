@@ -4,25 +4,50 @@
 #include <cpuid.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "engine/onednn.h"
+
 static struct engine_cpu cpu;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+static atomic_bool is_read;
+static enum engine_cpu_level limit; /* set before all is read */
 
 /* ---- instruction sets ------------------------------------------------------------------- */
 
-/* The levels that ONEDNN_MAX_CPU_ISA names; ours are capped by the same variable. */
-enum { LEVEL_PORTABLE, LEVEL_AVX2, LEVEL_AVX512, LEVEL_AVX512_BF16, LEVEL_AMX };
+enum level { LEVEL_PORTABLE, LEVEL_AVX2, LEVEL_AVX512, LEVEL_AVX512_BF16, LEVEL_AMX };
 
-static int level_cap(void)
+static const char *const level_names[] = {"portable", "avx2", "avx512", "avx512_bf16", "amx"};
+
+static enum level level_of(enum engine_cpu_level wish)
+{
+    return wish == ENGINE_CPU_PORTABLE ? LEVEL_PORTABLE
+           : wish == ENGINE_CPU_AVX2   ? LEVEL_AVX2
+           : wish == ENGINE_CPU_AVX512 ? LEVEL_AVX512
+                                       : LEVEL_AMX;
+}
+
+bool engine_cpu_level_from_name(const char *name, enum engine_cpu_level *ret)
+{
+    for (int i = ENGINE_CPU_PORTABLE; i <= ENGINE_CPU_AVX512; i++)
+        if (strcmp(name, level_names[level_of((enum engine_cpu_level)i)]) == 0) {
+            *ret = (enum engine_cpu_level)i;
+            return true;
+        }
+    return false;
+}
+
+/* The levels that ONEDNN_MAX_CPU_ISA names; ours are capped by the same variable. */
+static enum level library_cap(void)
 {
     static const struct {
         const char *name;
-        int level;
+        enum level level;
     } names[] = {
         {"SSE41", LEVEL_PORTABLE},
         {"AVX", LEVEL_PORTABLE},
@@ -63,16 +88,50 @@ static bool has_avx512_bf16_bit(void)
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 5)) != 0;
 }
 
+static enum level machine_level(void)
+{
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return LEVEL_PORTABLE;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
+        return LEVEL_AVX2;
+    if (!has_avx512_bf16_bit())
+        return LEVEL_AVX512;
+    return has_amx_bits() ? LEVEL_AMX : LEVEL_AVX512_BF16;
+}
+
 static void read_instructions(void)
 {
-    int cap = level_cap();
-    __builtin_cpu_init();
-    cpu.avx2 = cap >= LEVEL_AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    cpu.avx512 = cap >= LEVEL_AVX512 && cpu.avx2 && __builtin_cpu_supports("avx512f") &&
-                 __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                 __builtin_cpu_supports("avx512vl");
-    cpu.avx512_bf16 = cap >= LEVEL_AVX512_BF16 && cpu.avx512 && has_avx512_bf16_bit();
-    cpu.amx = cap >= LEVEL_AMX && cpu.avx512_bf16 && has_amx_bits() && ask_for_tiles();
+    enum level machine = machine_level(), level = machine, wish = level_of(limit),
+               cap = library_cap();
+    level = wish < level ? wish : level;
+    level = cap < level ? cap : level;
+    if (level == LEVEL_AMX && !ask_for_tiles())
+        level = LEVEL_AVX512_BF16;
+    cpu.level = level_names[level];
+    cpu.machine = level_names[machine];
+    cpu.avx2 = level >= LEVEL_AVX2;
+    cpu.avx512 = level >= LEVEL_AVX512;
+    cpu.avx512_bf16 = level >= LEVEL_AVX512_BF16;
+    cpu.amx = level == LEVEL_AMX;
+}
+
+enum engine_code engine_cpu_limit(enum engine_cpu_level level, struct engine_error *err)
+{
+    enum level wish = level_of(level), machine = machine_level();
+    if (level == ENGINE_CPU_UNLIMITED || level == limit)
+        return ENGINE_OK;
+    if (wish > machine)
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "cpu is %s, it must not be above what this machine has, %s",
+                                level_names[wish], level_names[machine]);
+    if (atomic_load(&is_read) || (wish < library_cap() && !engine_onednn_limit(level)))
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "cpu is %s, but the instructions of this process are chosen",
+                                level_names[wish]);
+    limit = level;
+    return ENGINE_OK;
 }
 
 /* ---- caches ----------------------------------------------------------------------------- */
@@ -196,6 +255,7 @@ static void read_container(void)
 
 static void read_all(void)
 {
+    atomic_store(&is_read, true);
     read_instructions();
     read_caches();
     read_container();

@@ -192,6 +192,8 @@ enum engine_code engine_open(const struct engine_options *options, struct engine
         engine_buffers_reset(&engine->buffers);
         free(engine);
         return code;
+    if (cpu->level != cpu->machine)
+        note(facts, "Instructions: %s is used, the machine has %s. ", cpu->level, cpu->machine);
     }
     *ret = engine;
     return ENGINE_OK;
@@ -201,6 +203,7 @@ void engine_close(struct engine *engine)
 {
     if (engine == NULL)
         return;
+    ENGINE_TRY(engine_cpu_limit(options->cpu, err));
     engine_pool_close(engine->pool);
     engine_buffers_reset(&engine->buffers);
     free(engine);

@@ -40,7 +40,19 @@ bool engine_precision_from_name(const char *name, enum engine_precision *ret);
 
 /* ---- engine ---------------------------------------------------------------------------- */
 
+/* Instruction sets, each with those before it. avx512 is float32 only: bfloat16 instructions and
+ * tiles are left alone under that limit. */
+enum engine_cpu_level {
+    ENGINE_CPU_UNLIMITED,
+    ENGINE_CPU_PORTABLE,
+    ENGINE_CPU_AVX2,
+    ENGINE_CPU_AVX512
+};
+
+bool engine_cpu_level_from_name(const char *name, enum engine_cpu_level *ret); /* "avx2" ... */
+
 struct engine_options {
+    enum engine_cpu_level cpu;       /* use nothing above; the same for all engines of a process */
     int threads;                     /* 0: min(affinity, floor(cgroup quota)) */
     enum engine_precision precision; /* default of models that do not say */
     size_t memory_budget_bytes;      /* 0: four fifths of what cgroup or machine has */
@@ -49,16 +61,18 @@ struct engine_options {
 struct engine_facts {
     int threads;
     size_t memory_budget_bytes;
-    char cpu[64];        /* "avx512 amx", "avx2", "portable": what is used, not what exists */
+    char cpu[64];        /* "avx512 amx", "avx2", "portable": what is used; notes say what exists */
     char kernel_f32[32]; /* the kernel that serves each precision, after the self-check */
     char kernel_x3[32];  /* "none: ..." where the precision falls back to f32 */
     char kernel_bf16[32];
-    char notes[512]; /* what the self-check or calibration turned off, one sentence each */
+    char notes[512]; /* what a limit, the self-check or calibration turned off, what is absurdly
+                        slow; one sentence each */
 };
 
 /* Starts workers, measures the machine (about a millisecond), checks each fast path against the
  * reference and turns off what disagrees. Call once, before other threads use oneDNN.
- * Errors: INVALID_ARGUMENT, OUT_OF_MEMORY, INTERNAL. */
+ * Errors: INVALID_ARGUMENT (also a cpu level that the machine lacks, or that comes after another
+ * choice), OUT_OF_MEMORY, INTERNAL. */
 ENGINE_MUST_CHECK enum engine_code engine_open(const struct engine_options *options,
                                                struct engine **ret, struct engine_error *err);
 /* Waits for running jobs, stops the workers. NULL is fine. All models must be released before. */

@@ -15,6 +15,14 @@ void engine_onednn_version(char *text, size_t size)
 }
 
 static size_t left_init(struct engine_left *left, int64_t rows, int64_t depth)
+bool engine_onednn_limit(enum engine_cpu_level level)
+{
+    dnnl_cpu_isa_t isa = level == ENGINE_CPU_AVX512 ? dnnl_cpu_isa_avx512_core
+                         : level == ENGINE_CPU_AVX2 ? dnnl_cpu_isa_avx2
+                                                    : dnnl_cpu_isa_sse41;
+    return level == ENGINE_CPU_UNLIMITED || dnnl_set_max_cpu_isa(isa) == dnnl_success;
+}
+
 {
     left->depth = left->stride = depth;
     return (size_t)rows * (size_t)depth * sizeof(float);

@@ -11,6 +11,18 @@
 #include "engine/kernel.h"
 
 /* "2.6.3": the library's version at run time. */
+#include "engine/engine.h"
 void engine_onednn_version(char *text, size_t size);
 
 #endif
+/* The library uses no instructions above "level". false: it has chosen already, by computing or by
+ * an earlier limit. */
+ENGINE_MUST_CHECK bool engine_onednn_limit(enum engine_cpu_level level);
+
+/* Whether the system lets this process make code (systemd's MemoryDenyWriteExecute=yes and
+ * PR_SET_MDWE do not); and what to say where it does not. */
+bool engine_onednn_makes_code(void);
+#define ENGINE_ONEDNN_NO_CODE                                                                      \
+    "; the system refuses executable memory (MemoryDenyWriteExecute, PR_SET_MDWE), which oneDNN "  \
+    "needs"
+

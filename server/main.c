@@ -56,6 +56,7 @@ static enum engine_code open_engine(struct server_service *service, struct engin
 {
     const struct server_options *options = service->options;
     struct engine_options wanted = {
+        .cpu = options->cpu,
         .threads = (int)options->threads,
         .precision = options->precision,
         .memory_budget_bytes = (size_t)options->memory_budget_bytes,

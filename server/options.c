@@ -18,6 +18,7 @@ enum kind {
     KIND_BYTES,
     KIND_SWITCH,
     KIND_PRECISION,
+    KIND_CPU,
     KIND_LOG_FORMAT,
     KIND_LOG_LEVEL,
     KIND_ACTION, /* no environment variable: it is a command, not a setting */
@@ -46,6 +47,8 @@ static const struct option_row rows[] = {
     {"unix", "PATH", KIND_LIST, AT(unix_paths), 0, 0, "listen on a unix socket; repeatable"},
     {"threads", "N", KIND_NUMBER, AT(threads), 0, 1024,
      "compute threads; default 0: what affinity and cgroup quota allow"},
+    {"cpu", "avx512|avx2|portable", KIND_CPU, AT(cpu), 0, 0,
+     "use no instructions above these; default: all that the machine has"},
     {"precision", "f32|x3|bf16", KIND_PRECISION, AT(precision), 0, 0,
      "of models and requests that do not say; default f32"},
     {"max-body", "BYTES", KIND_BYTES, AT(max_body_bytes), 1, INT64_C(1) << 40,
@@ -160,6 +163,9 @@ static enum engine_code set(const struct option_row *row, const char *value,
         return set_switch(row, value, at, err);
     case KIND_PRECISION:
         return engine_precision_from_name(value, at) ? ENGINE_OK
+                                                     : refuse(row, value, row->value, err);
+    case KIND_CPU:
+        return engine_cpu_level_from_name(value, at) ? ENGINE_OK
                                                      : refuse(row, value, row->value, err);
     case KIND_LOG_FORMAT:
         if (strcmp(value, "text") != 0 && strcmp(value, "json") != 0)

@@ -39,7 +39,8 @@ struct server_options {
     struct server_options_list unix_paths;
     struct server_options_list allow_hosts;  /* names that Host may be on loopback */
     struct server_options_list cors_origins; /* of pages that may ask and read answers */
-    int64_t threads;                         /* 0: all that the container may use */
+    enum engine_cpu_level cpu;
+    int64_t threads; /* 0: all that the container may use */
     enum engine_precision precision;
     int64_t max_body_bytes;
     int64_t memory_budget_bytes; /* 0: four fifths of what there is */

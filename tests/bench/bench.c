@@ -323,11 +323,21 @@ static void read_variants(const char *text, struct options *ret)
     }
 }
 
+static void limit_cpu(const char *name)
+{
+    enum engine_cpu_level level;
+    struct engine_error err = {0};
+    if (!engine_cpu_level_from_name(name, &level))
+        bench_turn_fail("--cpu is \"%s\", it must be avx512|avx2|portable", name);
+    if (engine_cpu_limit(level, &err) != ENGINE_OK)
+        bench_turn_fail("--%s", err.message);
+}
+
 static void print_help(void)
 {
     printf(
         "usage: bench [--cases 1x16,1x128,...] [--threads 1,2] [--variants f32,b16+s,...]\n"
-        "             [--lines] [--csv FILE] [--svg FILE]\n\n"
+        "             [--cpu avx512|avx2|portable] [--lines] [--csv FILE] [--svg FILE]\n\n"
         "Times of one attention layer (12 heads of 64, width 768, one additive mask) in this\n"
         "process, beside what the machine can do. tests/bench/README.md explains the columns.\n\n"
         "  --cases     batch x tokens; default 1x16,1x128,8x128,1x512,4x512\n"
@@ -336,6 +346,7 @@ static void print_help(void)
     for (int v = 0; v < VARIANTS; v++)
         printf("%s %s", v == USUAL_VARIANTS ? "\n             " : "", variants[v].name);
     printf("\n              +s: scores returned; .r6: so many heads reused\n"
+           "  --cpu LEVEL no instructions above these, else ATTND_CPU; default: all there are\n"
            "  --lines     one line a variant and nothing else: B T threads variant ms\n"
            "  --csv FILE  all figures, a row a variant\n"
            "  --svg FILE  the roofline as a picture\n");
@@ -347,6 +358,7 @@ static void read_options(int argc, char **argv, struct options *ret)
     read_cases("1x16,1x128,8x128,1x512,4x512", ret);
     for (int v = USUAL_VARIANTS; v < VARIANTS; v++)
         ret->skip[v] = true;
+    const char *cpu = getenv("ATTND_CPU");
     for (int i = 1; i < argc; i++) {
         bool has_value = i + 1 < argc;
         if (strcmp(argv[i], "--help") == 0) {
@@ -359,6 +371,8 @@ static void read_options(int argc, char **argv, struct options *ret)
             read_cases(argv[++i], ret);
         else if (strcmp(argv[i], "--threads") == 0 && has_value)
             read_threads(argv[++i], ret);
+        else if (strcmp(argv[i], "--cpu") == 0 && has_value)
+            cpu = argv[++i];
         else if (strcmp(argv[i], "--variants") == 0 && has_value)
             read_variants(argv[++i], ret);
         else if (strcmp(argv[i], "--csv") == 0 && has_value)
@@ -368,6 +382,8 @@ static void read_options(int argc, char **argv, struct options *ret)
         else
             bench_turn_fail("option \"%s\" is unknown or lacks its value; see --help", argv[i]);
     }
+    if (cpu != NULL)
+        limit_cpu(cpu);
 }
 
 int main(int argc, char **argv)

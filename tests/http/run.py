@@ -3,7 +3,7 @@
 A suite is a file test_*.py here, a test a function whose name says what holds. A test with a
 parameter gets the daemon that serves all golden cases and the bundled model, one for all
 suites; a test without makes its own. --core leaves out what is slow under sanitizers and proves
-nothing there. Ends with the line "N passed, M failed"."""
+nothing there. Ends with what failed and the line "N passed, M failed"."""
 
 import argparse
 import importlib
@@ -59,7 +59,7 @@ def main():
     parser.add_argument("--core", action="store_true")
     parser.add_argument("suites", nargs="*", metavar="SUITE")
     arguments = parser.parse_args()
-    passed = failed = 0
+    passed, failures = 0, []
     daemon = Daemon("--allow-control")
     for suite in arguments.suites or all_suites():
         for sentence, function in tests_of(suite, arguments.core):
@@ -67,15 +67,17 @@ def main():
                 print("attnd is gone:\n" + "".join(daemon.log[-60:]))
                 daemon = Daemon("--allow-control")
             good = run(suite, sentence, function, daemon)
-            passed, failed = passed + good, failed + (not good)
+            passed += good
+            failures += [] if good else [f"{suite}: {sentence}"]
             sys.stdout.flush()
     try:
         daemon.stop()
     except AssertionError as error:
         print(f"FAILED  the daemon did not end well: {error}")
-        failed += 1
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed or not passed else 0
+        failures.append("the daemon did not end well")
+    print("".join(f"FAILED  {failure}\n" for failure in failures), end="")
+    print(f"{passed} passed, {len(failures)} failed")
+    return 1 if failures or not passed else 0
 
 
 if __name__ == "__main__":

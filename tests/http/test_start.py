@@ -49,7 +49,8 @@ def test_help_and_version_print_and_exit():
     done = _run("--help")
     assert done.returncode == 0
     assert _run("-h").stdout == done.stdout
-    for flag in ("--models", "--listen", "--unix", "--threads", "--precision", "--max-body",
+    for flag in ("--models", "--listen", "--unix", "--threads", "--cpu", "--precision",
+                 "--max-body",
                  "--drain-delay-ms", "--probe", "--check", "--allow-control"):
         assert flag in done.stdout, flag
     done = _run("--version")

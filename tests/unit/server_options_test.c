@@ -34,6 +34,7 @@ static void defaults_listen_on_the_loopback_only(void **state)
     assert_string_equal(options.listen.values[0], "127.0.0.1:8080");
     assert_false(options.allow_control);
     assert_int_equal(options.precision, ENGINE_PRECISION_F32);
+    assert_int_equal(options.cpu, ENGINE_CPU_UNLIMITED);
     assert_int_equal(options.log_level, SERVER_LOG_INFO);
 }
 
@@ -50,8 +51,9 @@ static void values_are_read_in_both_spellings(void **state)
     struct server_options options;
     (void)state;
     assert_int_equal(READ(&options, "--max-body=2M", "--threads", "3", "--allow-control",
-                          "--models=a", "--models", "b", "--precision", "bf16"),
+                          "--models=a", "--models", "b", "--precision", "bf16", "--cpu=avx2"),
                      ENGINE_OK);
+    assert_int_equal(options.cpu, ENGINE_CPU_AVX2);
     assert_int_equal(options.max_body_bytes, 2 << 20);
     assert_int_equal(options.threads, 3);
     assert_true(options.allow_control);
