@@ -15,7 +15,9 @@ accepted  = $(shell $(CC) -Werror $(1) -x c -c -o /dev/null /dev/null 2>/dev/nul
 HARDEN   := -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE \
             $(call accepted,-ftrivial-auto-var-init=zero) $(if $(SAN),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
 SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
-CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE
+# Numbers that a run forgets to write are NaN in these builds; POISON=1 makes another.
+POISON   ?= $(SAN)
+CPPFLAGS += -I. -I$(BUILD) -D_GNU_SOURCE $(if $(POISON),-DATTND_POISON)
 ALL_C    := $(STD) $(OPT) $(WARN) $(HARDEN) $(SANFLAGS) -MMD -MP
 ALL_CXX  := -std=c++17 $(OPT) -Wall -Wextra -Wshadow -Wconversion $(HARDEN) $(SANFLAGS) -fno-exceptions -fno-rtti -MMD -MP
 LINK     := $(SANFLAGS) -pie -Wl,-z,relro,-z,now,-z,noexecstack

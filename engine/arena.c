@@ -2,6 +2,7 @@
 #include "engine/arena.h"
 
 #include <stdint.h>
+#include <string.h>
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -39,6 +40,9 @@ void *engine_arena_alloc(struct engine_arena *arena, size_t bytes)
     char *memory = arena->base + arena->used;
     arena->used += rounded;
     UNPOISON(memory, bytes);
+#ifdef ATTND_POISON
+    memset(memory, 0xff, bytes); /* NaN: see plan.c */
+#endif
     return memory;
 }
 

@@ -73,52 +73,83 @@ static void name_kernel(char *text, size_t size, const struct engine_kernel *ker
     snprintf(text, size, "%s", kernel != NULL ? kernel->name : "none: no such kernel here");
 }
 
+/* A sentence for the log and for GET .../config, said once. */
 __attribute__((format(printf, 2, 3))) static void note(struct engine_facts *facts,
                                                        const char *format, ...)
 {
+    char sentence[sizeof facts->notes];
     size_t used = strlen(facts->notes);
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(facts->notes + used, sizeof facts->notes - used, format, arguments);
+    vsnprintf(sentence, sizeof sentence, format, arguments);
     va_end(arguments);
+    if (strstr(facts->notes, sentence) == NULL)
+        snprintf(facts->notes + used, sizeof facts->notes - used, "%s", sentence);
 }
 
-/* Takes a kernel for a precision if it passes the check; NULL is no kernel. */
-static bool take_kernel(struct engine *engine, enum engine_precision precision,
-                        const struct engine_kernel *kernel)
+/* Takes a kernel for a precision if it passes the check, else none; NULL is no kernel.
+ * A check that finds no memory says nothing of the kernel: it ends the start. */
+static enum engine_code take_kernel(struct engine *engine, enum engine_precision precision,
+                                    const struct engine_kernel *kernel, struct engine_error *err)
 {
+    struct engine_error cause = {0};
     double error;
     engine->kernels[precision] = kernel;
-    if (kernel == NULL || engine_selfcheck_run(engine, precision, &error))
-        return kernel != NULL;
+    if (kernel == NULL || engine_selfcheck_run(engine, precision, &error, &cause))
+        return ENGINE_OK;
     engine->kernels[precision] = NULL;
-    note(&engine->facts, "%s kernel %s, %s softmax: off, the error is %.2g. ",
-         engine_precision_name(precision), kernel->name,
-         engine->softmax == engine_softmax_portable ? "portable" : "vector", error);
-    return false;
+    if (cause.code == ENGINE_OUT_OF_MEMORY)
+        return engine_error_set(err, cause.code, "the self-check failed: %s", cause.message);
+    if (cause.code != ENGINE_OK)
+        note(&engine->facts, "%s kernel %s: off, %s. ", engine_precision_name(precision),
+             kernel->name, cause.message);
+    else
+        note(&engine->facts, "%s kernel %s, %s softmax: off, the error is %.2g. ",
+             engine_precision_name(precision), kernel->name,
+             engine->softmax == engine_softmax_portable ? "portable" : "vector", error);
+    return ENGINE_OK;
 }
 
 /* sgemm comes second because oneDNN generates its code at the first call, which takes 20 ms. */
 static enum engine_code choose_f32(struct engine *engine, struct engine_error *err)
 {
+    const struct engine_kernel *const *chosen = &engine->kernels[ENGINE_PRECISION_F32];
     engine->softmax = engine_softmax_best();
-    if (take_kernel(engine, ENGINE_PRECISION_F32, engine_kernel_avx512()) ||
-        take_kernel(engine, ENGINE_PRECISION_F32, engine_kernel_sgemm()))
+    ENGINE_TRY(take_kernel(engine, ENGINE_PRECISION_F32, engine_kernel_avx512(), err));
+    if (*chosen == NULL)
+        ENGINE_TRY(take_kernel(engine, ENGINE_PRECISION_F32, engine_kernel_sgemm(), err));
+    if (*chosen == NULL) {
+        engine->softmax = engine_softmax_portable;
+        ENGINE_TRY(take_kernel(engine, ENGINE_PRECISION_F32, engine_kernel_sgemm(), err));
+    }
+    if (*chosen == NULL)
+        return engine_error_set(err, ENGINE_INTERNAL, "the self-check failed: %.*s",
+                                (int)strlen(engine->facts.notes) - 2, engine->facts.notes);
+    return ENGINE_OK;
+}
+
+/* oneDNN 3.x that may not make code says nothing and is sixty times as slow. */
+static enum engine_code note_absurd_rate(struct engine *engine, struct engine_error *err)
+{
+    const struct engine_kernel *kernel = engine->kernels[ENGINE_PRECISION_F32];
+    double rate;
+    if (kernel != engine_kernel_sgemm())
         return ENGINE_OK;
-    engine->softmax = engine_softmax_portable;
-    if (take_kernel(engine, ENGINE_PRECISION_F32, engine_kernel_sgemm()))
-        return ENGINE_OK;
-    return engine_error_set(err, ENGINE_INTERNAL, "the self-check failed: %s", engine->facts.notes);
+    ENGINE_TRY(engine_calibrate_rate(kernel, ENGINE_CALIBRATE_ABSURD, &rate, err));
+    if (rate < ENGINE_CALIBRATE_ABSURD)
+        note(&engine->facts, "f32: %s computes no more than %.1f GF/s here%s. ", kernel->name,
+             rate * 1e-9, engine_onednn_makes_code() ? "" : ENGINE_ONEDNN_NO_CODE);
+    return ENGINE_OK;
 }
 
 /* Float32 as six products of bfloat16 parts: checked in the place of the short calls' kernel. */
-static void choose_long_f32(struct engine *engine)
+static enum engine_code choose_long_f32(struct engine *engine, struct engine_error *err)
 {
     const struct engine_kernel *usual = engine->kernels[ENGINE_PRECISION_F32];
-    const struct engine_kernel *kernel = engine_kernel_amx_x6();
-    if (take_kernel(engine, ENGINE_PRECISION_F32, kernel))
-        engine->long_f32 = kernel;
+    ENGINE_TRY(take_kernel(engine, ENGINE_PRECISION_F32, engine_kernel_amx_x6(), err));
+    engine->long_f32 = engine->kernels[ENGINE_PRECISION_F32];
     engine->kernels[ENGINE_PRECISION_F32] = usual;
+    return ENGINE_OK;
 }
 
 /* Without AMX, AVX512_BF16 may be twice as fast as float32 (Zen) or half as fast (Intel): where it
@@ -137,8 +168,7 @@ static enum engine_code choose_bf16(struct engine *engine, struct engine_error *
             kernel = NULL;
         }
     }
-    (void)take_kernel(engine, ENGINE_PRECISION_BF16, kernel);
-    return ENGINE_OK;
+    return take_kernel(engine, ENGINE_PRECISION_BF16, kernel, err);
 }
 
 static enum engine_code choose_kernels(struct engine *engine, struct engine_error *err)
@@ -146,8 +176,9 @@ static enum engine_code choose_kernels(struct engine *engine, struct engine_erro
     const struct engine_cpu *cpu = engine_cpu();
     struct engine_facts *facts = &engine->facts;
     ENGINE_TRY(choose_f32(engine, err));
-    choose_long_f32(engine);
-    (void)take_kernel(engine, ENGINE_PRECISION_X3, engine_kernel_amx_x3());
+    ENGINE_TRY(note_absurd_rate(engine, err));
+    ENGINE_TRY(choose_long_f32(engine, err));
+    ENGINE_TRY(take_kernel(engine, ENGINE_PRECISION_X3, engine_kernel_amx_x3(), err));
     ENGINE_TRY(choose_bf16(engine, err));
     name_kernel(facts->kernel_f32, sizeof facts->kernel_f32, engine->kernels[ENGINE_PRECISION_F32]);
     if (engine->long_f32 != NULL)
@@ -161,6 +192,8 @@ static enum engine_code choose_kernels(struct engine *engine, struct engine_erro
              : cpu->avx2 ? "avx2"
                          : "portable",
              cpu->amx ? " amx" : "");
+    if (cpu->level != cpu->machine)
+        note(facts, "Instructions: %s is used, the machine has %s. ", cpu->level, cpu->machine);
     return ENGINE_OK;
 }
 
@@ -170,6 +203,7 @@ static enum engine_code choose_kernels(struct engine *engine, struct engine_erro
 enum engine_code engine_open(const struct engine_options *options, struct engine **ret,
                              struct engine_error *err)
 {
+    ENGINE_TRY(engine_cpu_limit(options->cpu, err));
     const struct engine_cpu *cpu = engine_cpu();
     int threads = options->threads != 0 ? options->threads : cpu->threads;
     size_t budget = options->memory_budget_bytes != 0 ? options->memory_budget_bytes
@@ -192,8 +226,6 @@ enum engine_code engine_open(const struct engine_options *options, struct engine
         engine_buffers_reset(&engine->buffers);
         free(engine);
         return code;
-    if (cpu->level != cpu->machine)
-        note(facts, "Instructions: %s is used, the machine has %s. ", cpu->level, cpu->machine);
     }
     *ret = engine;
     return ENGINE_OK;
@@ -203,7 +235,6 @@ void engine_close(struct engine *engine)
 {
     if (engine == NULL)
         return;
-    ENGINE_TRY(engine_cpu_limit(options->cpu, err));
     engine_pool_close(engine->pool);
     engine_buffers_reset(&engine->buffers);
     free(engine);

@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/error.h"
 #include "engine/softmax.h"
 
 /* rows x depth. */
@@ -85,6 +86,11 @@ struct engine_kernel {
                      const struct engine_right *right, int64_t column0, int64_t columns,
                      int64_t depth, float *c, int64_t c_stride, bool add, const void *next,
                      size_t next_bytes, void *scratch);
+
+    /* What went wrong in the calling thread's products since it was last asked; NULL: nothing can.
+     * After a failure C holds garbage: whoever multiplies asks before anybody reads an answer.
+     * Errors: OUT_OF_MEMORY, INTERNAL. */
+    enum engine_code (*outcome)(struct engine_error *err);
 
     /* Optional, NULL where a kernel has none; then the caller does the same plainly. Adds bias[j]
      * (NULL: none) to every row of a product just made, in place, and returns the greatest absolute

@@ -4,6 +4,7 @@
 #include <oneapi/dnnl/dnnl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* Rows of a call, and the fewest; columns and depth of a call at most. */
 enum { TILE_ROWS = 120, PART_ROWS = 72, LEAST_ROWS = 16, TILE_COLUMNS = 512, TILE_DEPTH = 768 };
@@ -14,7 +15,6 @@ void engine_onednn_version(char *text, size_t size)
     snprintf(text, size, "%d.%d.%d", version->major, version->minor, version->patch);
 }
 
-static size_t left_init(struct engine_left *left, int64_t rows, int64_t depth)
 bool engine_onednn_limit(enum engine_cpu_level level)
 {
     dnnl_cpu_isa_t isa = level == ENGINE_CPU_AVX512 ? dnnl_cpu_isa_avx512_core
@@ -23,6 +23,7 @@ bool engine_onednn_limit(enum engine_cpu_level level)
     return level == ENGINE_CPU_UNLIMITED || dnnl_set_max_cpu_isa(isa) == dnnl_success;
 }
 
+static size_t left_init(struct engine_left *left, int64_t rows, int64_t depth)
 {
     left->depth = left->stride = depth;
     return (size_t)rows * (size_t)depth * sizeof(float);
@@ -67,6 +68,45 @@ static void right_write_columns(const struct engine_right *right, int64_t n0, in
               right->depth);
 }
 
+/* ---- failures --------------------------------------------------------------------------- */
+
+/* Of the first call on this thread that failed since it was last asked. C is garbage then. */
+static _Thread_local dnnl_status_t failure;
+
+static const char *status_name(dnnl_status_t status)
+{
+    return status == dnnl_invalid_arguments ? "invalid arguments"
+           : status == dnnl_unimplemented   ? "unimplemented"
+           : status == dnnl_runtime_error   ? "runtime error"
+                                            : "unexpected";
+}
+
+bool engine_onednn_makes_code(void)
+{
+    const size_t bytes = 4096;
+    void *page = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return true; /* no memory is another reason */
+    bool may = mprotect(page, bytes, PROT_READ | PROT_EXEC) == 0;
+    munmap(page, bytes);
+    return may;
+}
+
+static enum engine_code outcome(struct engine_error *err)
+{
+    dnnl_status_t status = failure;
+    failure = dnnl_success;
+    if (status == dnnl_success)
+        return ENGINE_OK;
+    if (status == dnnl_out_of_memory)
+        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for a product of oneDNN");
+    return engine_error_set(err, ENGINE_INTERNAL, "a product of oneDNN failed: %s (status %d)%s",
+                            status_name(status), (int)status,
+                            engine_onednn_makes_code() ? "" : ENGINE_ONEDNN_NO_CODE);
+}
+
+/* ---- products --------------------------------------------------------------------------- */
+
 struct product {
     const struct engine_left *left;
     const struct engine_right *right;
@@ -82,8 +122,10 @@ static void call(const struct product *p, const float *a, int64_t a_stride, int6
     bool transposed = p->right->transposed;
     int64_t b_stride = transposed ? p->right->depth : p->right->columns;
     b += transposed ? column0 * b_stride + k0 : k0 * b_stride + column0;
-    (void)dnnl_sgemm('N', transposed ? 'T' : 'N', rows, columns, depth, 1.0f, a, a_stride, b,
-                     b_stride, add ? 1.0f : 0.0f, c, c_stride);
+    dnnl_status_t status = dnnl_sgemm('N', transposed ? 'T' : 'N', rows, columns, depth, 1.0f, a,
+                                      a_stride, b, b_stride, add ? 1.0f : 0.0f, c, c_stride);
+    if (failure == dnnl_success)
+        failure = status;
 }
 
 /* Fewer than LEAST_ROWS rows: padded with copies of the last one, in scratch. */
@@ -166,6 +208,7 @@ const struct engine_kernel *engine_kernel_sgemm(void)
         .right_write_columns = right_write_columns,
         .scratch_bytes = LEAST_ROWS * (TILE_DEPTH + TILE_COLUMNS) * sizeof(float),
         .multiply = multiply,
+        .outcome = outcome,
     };
     return &kernel;
 }

@@ -337,10 +337,27 @@ static int64_t now_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/* Builds with ATTND_POISON (all with sanitizers): what a run does not write is NaN, not what an
+ * earlier call left there. */
+static void poison(const struct engine_plan *plan)
+{
+#ifdef ATTND_POISON
+    const struct engine_plan_facts *facts = &plan->facts;
+    if (facts->workspace_bytes > 0)
+        memset(plan->workspace.data, 0xff, facts->workspace_bytes);
+    for (int i = 0; i < ENGINE_OUTPUT_COUNT; i++)
+        if (facts->output_bytes[i] > 0)
+            memset(facts->outputs[i].data, 0xff, facts->output_bytes[i]);
+#else
+    (void)plan;
+#endif
+}
+
 static enum engine_code prepare(struct engine_plan *plan, struct engine_error *err)
 {
     ENGINE_TRY(engine_buffers_take(&plan->engine->buffers, plan->facts.workspace_bytes,
                                    &plan->workspace, err));
+    poison(plan);
     plan->facts.started_ns = now_ns();
     if (plan->is_wide)
         return ENGINE_OK;
@@ -405,7 +422,7 @@ static enum engine_code run(void *argument, const struct engine_pool_unit *unit,
         engine_projection_unit(plan, unit, arena);
     if (kernel->release != NULL)
         kernel->release();
-    return ENGINE_OK;
+    return kernel->outcome != NULL ? kernel->outcome(err) : ENGINE_OK;
 }
 
 /* ---- plans --------------------------------------------------------------------------------------

@@ -43,10 +43,35 @@ struct engine_pool {
     int64_t idle_ns, gap_ns;      /* when the last job ended; mean time from there to the next */
     int looking, calls;           /* workers; calls to be made once the lock is free */
     int threads;
-    int busy; /* workers with a unit or a report, and helpers */
-    bool closing;
+    int busy;    /* workers with a unit or a report, and helpers */
+    int started; /* workers that have what they need */
+    bool closing, lacks_memory;
     struct worker workers[];
 };
+
+/* ---- OpenMP ------------------------------------------------------------------------------- */
+
+/* libgomp keeps some hundred bytes for each thread that says a number, and ends the process when it
+ * cannot have them. So all sizes that it may ask for are had before and given back: glibc keeps
+ * small blocks for the same thread. false: there is no memory, and OpenMP was not asked. */
+static bool prepare_openmp(void)
+{
+    enum { STEP = 16, BLOCKS = 64 };
+    static _Thread_local bool is_ready;
+    void *volatile blocks[BLOCKS]; /* else the compiler leaves out what is only freed */
+    bool all = true;
+    if (is_ready)
+        return true;
+    for (size_t i = 0; i < BLOCKS; i++)
+        blocks[i] = malloc((i + 1) * STEP);
+    for (size_t i = 0; i < BLOCKS; i++) {
+        all = all && blocks[i] != NULL;
+        free(blocks[i]);
+    }
+    if (all)
+        omp_set_num_threads(omp_get_max_threads());
+    return is_ready = all;
+}
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -383,14 +408,26 @@ static void choose_cpu(struct worker *worker)
     }
 }
 
+/* What may be lacking is found out before the pool is there. Takes the lock. */
+static void start(struct worker *worker)
+{
+    struct engine_pool *pool = worker->pool;
+    bool ready = prepare_openmp();
+    if (ready)
+        omp_set_num_threads(1);
+    pthread_mutex_lock(&pool->lock);
+    pool->started++;
+    pool->lacks_memory = pool->lacks_memory || !ready;
+    pthread_cond_broadcast(&pool->job_ended);
+    choose_cpu(worker);
+}
+
 static void *work(void *argument)
 {
     struct worker *worker = argument;
     struct engine_pool *pool = worker->pool;
     struct hands hands = {.pool = pool, .last = {.next = 1}};
-    omp_set_num_threads(1);
-    pthread_mutex_lock(&pool->lock);
-    choose_cpu(worker);
+    start(worker);
     while (!pool->closing || pool->jobs != NULL) {
         struct engine_pool_job *job = pick(pool);
         if (job == NULL) {
@@ -413,13 +450,9 @@ static void *work(void *argument)
 
 /* ---- opening and closing -------------------------------------------------------------------- */
 
-enum engine_code engine_pool_open(int threads, struct engine_buffers *buffers,
-                                  struct engine_pool **ret, struct engine_error *err)
+static void init(struct engine_pool *pool, struct engine_buffers *buffers)
 {
-    struct engine_pool *pool = calloc(1, sizeof *pool + (size_t)threads * sizeof pool->workers[0]);
     pthread_mutexattr_t attributes;
-    if (pool == NULL)
-        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for %d threads", threads);
     pool->buffers = buffers;
     pool->gap_ns = LONG_GAP_NS;
     pthread_mutexattr_init(&attributes); /* held for a fraction of a microsecond: try, then sleep */
@@ -427,21 +460,44 @@ enum engine_code engine_pool_open(int threads, struct engine_buffers *buffers,
     pthread_mutex_init(&pool->lock, &attributes);
     pthread_mutexattr_destroy(&attributes);
     pthread_cond_init(&pool->job_ended, NULL);
-    pthread_mutex_lock(&pool->lock); /* workers begin when all are there */
-    for (; pool->threads < threads; pool->threads++) {
-        struct worker *worker = &pool->workers[pool->threads];
-        *worker = (struct worker){.pool = pool, .cpu = -1};
-        pthread_cond_init(&worker->called, NULL);
-        if (pthread_create(&worker->thread, NULL, work, worker) != 0) {
-            pthread_cond_destroy(&worker->called);
-            unlock(pool);
-            engine_pool_close(pool);
-            return engine_error_set(err, ENGINE_INTERNAL, "the system refused %d threads", threads);
-        }
+}
+
+static bool create_worker(struct engine_pool *pool)
+{
+    struct worker *worker = &pool->workers[pool->threads];
+    *worker = (struct worker){.pool = pool, .cpu = -1};
+    pthread_cond_init(&worker->called, NULL);
+    if (pthread_create(&worker->thread, NULL, work, worker) == 0) {
+        pool->threads++;
+        return true;
     }
+    pthread_cond_destroy(&worker->called);
+    return false;
+}
+
+enum engine_code engine_pool_open(int threads, struct engine_buffers *buffers,
+                                  struct engine_pool **ret, struct engine_error *err)
+{
+    struct engine_pool *pool = calloc(1, sizeof *pool + (size_t)threads * sizeof pool->workers[0]);
+    bool created = true;
+    if (pool == NULL)
+        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for %d threads", threads);
+    init(pool, buffers);
+    pthread_mutex_lock(&pool->lock); /* workers begin when all are there */
+    while (created && pool->threads < threads)
+        created = create_worker(pool);
+    while (pool->started < pool->threads)
+        pthread_cond_wait(&pool->job_ended, &pool->lock);
+    bool lacks_memory = pool->lacks_memory;
     unlock(pool);
-    *ret = pool;
-    return ENGINE_OK;
+    if (created && !lacks_memory) {
+        *ret = pool;
+        return ENGINE_OK;
+    }
+    engine_pool_close(pool);
+    return lacks_memory
+               ? engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for %d threads", threads)
+               : engine_error_set(err, ENGINE_INTERNAL, "the system refused %d threads", threads);
 }
 
 void engine_pool_close(struct engine_pool *pool)
@@ -499,7 +555,7 @@ void engine_pool_submit(struct engine_pool *pool, struct engine_pool_job *job)
 
 bool engine_pool_submit_helped(struct engine_pool *pool, struct engine_pool_job *job)
 {
-    return enter(pool, job, true);
+    return enter(pool, job, prepare_openmp());
 }
 
 /* Others compute the last units of a phase, or of the job: false if they take long. */
@@ -606,6 +662,8 @@ enum engine_code engine_pool_run_inline(struct engine_buffers *buffers,
     struct engine_buffer memory = {0};
     struct engine_arena arena = {0};
     int threads_before = omp_get_max_threads();
+    if (!prepare_openmp())
+        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for another thread");
     ENGINE_TRY(fit_arena(buffers, &memory, &arena, todo->scratch_bytes, err));
     enum engine_code code = ENGINE_OK;
     omp_set_num_threads(1);

@@ -16,8 +16,10 @@
  *
  * Idle workers, and helpers between two phases, look for work for a few microseconds; then workers
  * sleep and helpers leave. Nobody waits for another thread otherwise, so a descheduled worker (CFS
- * quota) delays its own unit only. Each worker tells OpenMP to use one thread: libgomp keeps that
- * number per thread.
+ * quota) delays its own unit only. Each thread that computes tells OpenMP to use one: libgomp keeps
+ * that number per thread, and would end the process if it had no memory for it. A worker makes sure
+ * of it when it starts, before engine_pool_open returns; others are refused (OUT_OF_MEMORY), or the
+ * workers do without their help.
  *
  * Where there are as many workers as cores are allowed, each keeps to one: else the system may wake
  * a worker on the core of the thread that calls it while another core idles.
@@ -97,7 +99,8 @@ void engine_pool_cancel(struct engine_pool *pool, struct engine_pool_job *job);
 enum engine_code engine_pool_run(struct engine_pool *pool, struct engine_pool_job *job,
                                  struct engine_error *err);
 
-/* All phases on the calling thread, with memory of the buffers. */
+/* All phases on the calling thread, with memory of the buffers. Errors: OUT_OF_MEMORY, OVERLOADED,
+ * what a unit ends with. */
 enum engine_code engine_pool_run_inline(struct engine_buffers *buffers,
                                         const struct engine_pool_work *work,
                                         struct engine_error *err);

@@ -122,23 +122,25 @@ static double greatest_error(const float *got, const double *wanted, int count)
     return worst;
 }
 
-bool engine_selfcheck_run(struct engine *engine, enum engine_precision precision, double *ret_error)
+bool engine_selfcheck_run(struct engine *engine, enum engine_precision precision, double *ret_error,
+                          struct engine_error *err)
 {
     struct engine_layer_config config;
     struct engine_call call;
-    struct engine_error err = {0};
     struct engine_model *model = NULL;
     struct data *data = aligned_alloc(64, (sizeof *data + 63) & ~(size_t)63);
     *ret_error = (double)INFINITY;
-    if (data == NULL)
+    if (data == NULL) {
+        engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for the self-check");
         return false;
+    }
     configure(&config);
     prepare(data, &call);
     const struct engine_model_source source = {
         .config = &config, .initialize = true, .seed = 1, .precision = precision};
-    if (engine_model_create(engine, &source, &model, &err) == ENGINE_OK &&
-        define(model, &call, data, &err) == ENGINE_OK &&
-        compute(engine, model, &call, data, &err) == ENGINE_OK) {
+    if (engine_model_create(engine, &source, &model, err) == ENGINE_OK &&
+        define(model, &call, data, err) == ENGINE_OK &&
+        compute(engine, model, &call, data, err) == ENGINE_OK) {
         double of_output = greatest_error(data->output, data->wanted_output, OUTPUTS);
         double of_scores = greatest_error(data->scores, data->wanted_scores, SCORES);
         *ret_error = of_output > of_scores ? of_output : of_scores;

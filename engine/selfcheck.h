@@ -11,8 +11,9 @@
 
 /* Runs the layer with the kernel of a precision (engine->kernels) and the engine's softmax on the
  * calling thread. *ret_error: the greatest error, relative to 1 + |value|; infinity if the run
- * failed or gave NaN. Returns whether it lies within the precision's bound. */
-bool engine_selfcheck_run(struct engine *engine, enum engine_precision precision,
-                          double *ret_error);
+ * failed or gave NaN. Returns whether it lies within the precision's bound.
+ * *err says why the layer could not be run; it stays clear where the numbers are wrong. */
+bool engine_selfcheck_run(struct engine *engine, enum engine_precision precision, double *ret_error,
+                          struct engine_error *err);
 
 #endif

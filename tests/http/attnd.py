@@ -219,7 +219,7 @@ def _header(name, value):
 class Daemon:
     """attnd on a free port, its log kept. As a context it has to drain and exit with 0."""
 
-    def __init__(self, *options, models=(GOLDEN, BUNDLED), **variables):
+    def __init__(self, *options, models=(GOLDEN, BUNDLED), before_start=None, **variables):
         command = [str(BUILD / "attnd"), "--listen", "127.0.0.1:0", "--drain-delay-ms", "0"]
         for directory in models:
             command += ["--models", str(directory)]
@@ -229,7 +229,7 @@ class Daemon:
         self.process = subprocess.Popen(
             [*command, *options], stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
-            env=environment,
+            env=environment, preexec_fn=before_start,
         )
         atexit.register(self.process.kill)  # a failed test leaves nothing behind
         self.port = self._read_port()

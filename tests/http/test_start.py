@@ -50,8 +50,7 @@ def test_help_and_version_print_and_exit():
     assert done.returncode == 0
     assert _run("-h").stdout == done.stdout
     for flag in ("--models", "--listen", "--unix", "--threads", "--cpu", "--precision",
-                 "--max-body",
-                 "--drain-delay-ms", "--probe", "--check", "--allow-control"):
+                 "--max-body", "--drain-delay-ms", "--probe", "--check", "--allow-control"):
         assert flag in done.stdout, flag
     done = _run("--version")
     assert done.returncode == 0 and done.stdout.startswith("attnd "), done.stdout

@@ -141,6 +141,8 @@ static void multiply(struct product *p, int64_t row0, int64_t rows, int64_t colu
         p->kernel->acquire();
     p->kernel->multiply(&p->left, row0, rows, &p->right, column0, columns, depth, c, c_stride, add,
                         p->r, sizeof(float) * (size_t)(p->depth * p->columns), p->scratch);
+    if (p->kernel->outcome != NULL)
+        assert_int_equal(p->kernel->outcome(NULL), ENGINE_OK);
     if (p->kernel->release != NULL)
         p->kernel->release();
 }

@@ -33,7 +33,7 @@ static void a_kernel_with_one_wrong_element_fails_the_check(void **unused)
     wrong.multiply = multiply_wrongly;
     for (int i = ENGINE_PRECISION_F32; i <= ENGINE_PRECISION_BF16; i++) {
         engine->kernels[i] = &wrong;
-        assert_false(engine_selfcheck_run(engine, (enum engine_precision)i, &error));
+        assert_false(engine_selfcheck_run(engine, (enum engine_precision)i, &error, NULL));
         printf("error of the wrong kernel as %s: %.2g\n",
                engine_precision_name((enum engine_precision)i), error);
     }
@@ -52,7 +52,7 @@ static void a_softmax_that_gives_nan_fails_the_check(void **unused)
     double error = 0;
     (void)unused;
     engine->softmax = softmax_nan;
-    assert_false(engine_selfcheck_run(engine, ENGINE_PRECISION_F32, &error));
+    assert_false(engine_selfcheck_run(engine, ENGINE_PRECISION_F32, &error, NULL));
     assert_true(isinf(error));
     engine_close(engine);
 }
@@ -69,7 +69,7 @@ static void each_kernel_of_this_machine_passes(void **unused)
         if (engine->kernels[i] == NULL)
             continue;
         before = now_ms();
-        assert_true(engine_selfcheck_run(engine, (enum engine_precision)i, &error));
+        assert_true(engine_selfcheck_run(engine, (enum engine_precision)i, &error, NULL));
         printf("%s: error %.2g in %.2f ms\n", engine_precision_name((enum engine_precision)i),
                error, now_ms() - before);
     }
@@ -87,7 +87,7 @@ static void the_avx512_bf16_kernel_passes_wherever_it_exists(void **unused)
     if (engine_kernel_avx512_bf16() == NULL) {
         printf("avx512_bf16: not on this processor\n");
     } else {
-        assert_true(engine_selfcheck_run(engine, ENGINE_PRECISION_BF16, &error));
+        assert_true(engine_selfcheck_run(engine, ENGINE_PRECISION_BF16, &error, NULL));
         printf("avx512_bf16: error %.2g\n", error);
     }
     engine_close(engine);
