@@ -1,9 +1,10 @@
 /* calibrate.c - see calibrate.h. */
 #include "engine/calibrate.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <time.h>
+
+#include "engine/openmp.h"
 
 /* The product of a small call with weights; C and both operands lie in L2. The first round is not
  * special: it warms up, and the best of all counts. */

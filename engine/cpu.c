@@ -32,10 +32,15 @@ static enum level level_of(enum engine_cpu_level wish)
                                        : LEVEL_AMX;
 }
 
+const char *engine_cpu_level_name(enum engine_cpu_level level)
+{
+    return level == ENGINE_CPU_UNLIMITED ? "" : level_names[level_of(level)];
+}
+
 bool engine_cpu_level_from_name(const char *name, enum engine_cpu_level *ret)
 {
     for (int i = ENGINE_CPU_PORTABLE; i <= ENGINE_CPU_AVX512; i++)
-        if (strcmp(name, level_names[level_of((enum engine_cpu_level)i)]) == 0) {
+        if (strcmp(name, engine_cpu_level_name((enum engine_cpu_level)i)) == 0) {
             *ret = (enum engine_cpu_level)i;
             return true;
         }

@@ -49,6 +49,7 @@ enum engine_cpu_level {
     ENGINE_CPU_AVX512
 };
 
+const char *engine_cpu_level_name(enum engine_cpu_level level);                /* UNLIMITED: "" */
 bool engine_cpu_level_from_name(const char *name, enum engine_cpu_level *ret); /* "avx2" ... */
 
 struct engine_options {

@@ -1,11 +1,12 @@
 /* pool.c - see pool.h. */
 #include "engine/pool.h"
 
-#include <omp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <time.h>
+
+#include "engine/openmp.h"
 
 enum { DEFAULT_PRIORITY = 4, OVERTAKING = 64, MOST_CALLS = 64 };
 

@@ -421,6 +421,9 @@ static void print_value(const struct option_row *row, const struct server_option
     case KIND_PRECISION:
         fputs(engine_precision_name(*(const enum engine_precision *)at), out);
         return;
+    case KIND_CPU:
+        fputs(engine_cpu_level_name(*(const enum engine_cpu_level *)at), out);
+        return;
     case KIND_LOG_FORMAT:
         fputs(*(const bool *)at ? "json" : "text", out);
         return;

@@ -5,7 +5,6 @@
  * printed. A precision that this machine lacks is left out, with a word on stderr: the engine would
  * compute it in float32. --lines without a file measures no ceilings. It compares with nobody
  * else: see peers.py. */
-#include <omp.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +12,7 @@
 
 #include "engine/cpu.h"
 #include "engine/engine.h"
+#include "engine/openmp.h"
 #include "tests/bench/bench_ceilings.h"
 #include "tests/bench/bench_plot.h"
 #include "tests/bench/bench_roofline.h"

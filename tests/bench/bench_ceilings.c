@@ -5,7 +5,6 @@
  * where engine/cpu.c saw the instructions. */
 #include "tests/bench/bench_ceilings.h"
 
-#include <omp.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -16,6 +15,7 @@
 
 #include "engine/cpu.h"
 #include "engine/kernel.h"
+#include "engine/openmp.h"
 #include "tests/bench/bench_turn.h"
 
 enum { ROWS = 128, WIDTH = 768, CHUNKS = 16, LOOPS = 20000, HOT_TURN_MS = 5 };

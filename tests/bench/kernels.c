@@ -3,7 +3,6 @@
  * round; the best round counts, so that a neighbour matters less. Not part of the tests.
  *
  * kernels [rounds [name]]: "projection", "four projections", "Q K", "P V" or "softmax" alone. */
-#include <omp.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,6 +12,7 @@
 
 #include "engine/cpu.h"
 #include "engine/kernel.h"
+#include "engine/openmp.h"
 #include "engine/softmax.h"
 
 enum { KERNELS = 6, MAX_BLOCKS = 64 };

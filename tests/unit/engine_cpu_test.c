@@ -117,6 +117,7 @@ static void a_level_has_one_of_three_names(void **unused)
     for (int i = 0; i < 3; i++) {
         assert_true(engine_cpu_level_from_name(names[i], &level));
         assert_int_equal(level, ENGINE_CPU_PORTABLE + i);
+        assert_string_equal(engine_cpu_level_name(level), names[i]);
     }
     assert_false(engine_cpu_level_from_name("amx", &level));
     assert_false(engine_cpu_level_from_name("AVX2", &level));

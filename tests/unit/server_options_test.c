@@ -203,8 +203,9 @@ static void the_settings_are_printed_as_they_are(void **state)
     server_options_print(&options, memory);
     fclose(memory);
     static const char *const parts[] = {
-        "models=a,b ",   "listen=127.0.0.1:8080 ", "max-body=2097152 ", "log-format=json ",
-        "precision=x3 ", "allow-control=1 ",       "log-level=info",    "cors-origin= "};
+        "models=a,b ",      "listen=127.0.0.1:8080 ", "max-body=2097152 ",
+        "log-format=json ", "precision=x3 ",          "cpu= ",
+        "allow-control=1 ", "log-level=info",         "cors-origin= "};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         if (strstr(text, parts[i]) == NULL)
             fail_msg("no \"%s\" in %s", parts[i], text);
