@@ -264,6 +264,11 @@ void engine_memory(const struct engine *engine, struct engine_memory_facts *ret)
 /* ---- running ------------------------------------------------------------------------------------
  */
 
+bool engine_prepare_thread(void)
+{
+    return engine_pool_prepare();
+}
+
 enum engine_code engine_run_inline(struct engine *engine, struct engine_plan *plan,
                                    struct engine_error *err)
 {

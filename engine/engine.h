@@ -234,6 +234,11 @@ struct engine_job_options {
     void *argument;
 };
 
+/* For threads that will run calls, or help with them: what OpenMP keeps for each thread is asked
+ * for now and not by the first call. It ends the process where it finds no memory, with a sentence.
+ * false: memory is short, and OpenMP was not asked. */
+bool engine_prepare_thread(void);
+
 /* Runs on the calling thread alone: for tiny calls (plan flops below
  * engine_inline_flops) and for tests. Any thread. */
 ENGINE_MUST_CHECK enum engine_code

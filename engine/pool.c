@@ -677,6 +677,12 @@ enum engine_code engine_pool_run_inline(struct engine_buffers *buffers,
     return code;
 }
 
+bool engine_pool_prepare(void)
+{
+    omp_set_num_threads(omp_get_max_threads());
+    return true;
+}
+
 /* ---- parallel loops ---------------------------------------------------------------------------
  */
 

@@ -105,6 +105,9 @@ enum engine_code engine_pool_run_inline(struct engine_buffers *buffers,
                                         const struct engine_pool_work *work,
                                         struct engine_error *err);
 
+/* See engine_prepare_thread. */
+bool engine_pool_prepare(void);
+
 /* See engine_parallel. */
 void engine_pool_parallel(struct engine_pool *pool, int count, void (*part)(void *argument, int i),
                           void *argument);

@@ -34,11 +34,31 @@ static bool lingers(struct server_service *service, const struct server_peer *pe
     return descriptor >= 0;
 }
 
+/* The first connection of each I/O thread is the listener's own. */
+static void prepare_thread(struct server_service *service)
+{
+    static _Thread_local bool is_ready;
+    if (is_ready || !engine_prepare_thread())
+        return;
+    is_ready = true;
+    atomic_fetch_add(&service->threads_ready, 1);
+}
+
+/* libmicrohttpd does not say that a request is over when it has no memory for the answer that it
+ * gives itself (0.9.75). */
+static void complete_forgotten(struct server_service *service, struct MHD_Connection *connection,
+                               const struct server_peer *peer)
+{
+    void *state = peer != NULL ? peer->request : NULL;
+    server_connection_completed(service, connection, &state, MHD_REQUEST_TERMINATED_WITH_ERROR);
+}
+
 void server_connection_notify(void *argument, struct MHD_Connection *connection, void **peer,
                               enum MHD_ConnectionNotificationCode what)
 {
     struct server_service *service = argument;
     if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        prepare_thread(service);
         const union MHD_ConnectionInfo *info =
             MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
         *peer = server_deadlines_add(service->deadlines, info->connect_fd);
@@ -46,6 +66,7 @@ void server_connection_notify(void *argument, struct MHD_Connection *connection,
     }
     if (!lingers(service, *peer))
         server_metrics_connection(service->metrics, -1);
+    complete_forgotten(service, connection, *peer);
     if (*peer != NULL)
         server_deadlines_remove(service->deadlines, *peer);
     *peer = NULL;
@@ -75,6 +96,7 @@ void *server_connection_line(void *argument, const char *uri, struct MHD_Connect
     request->service = service;
     request->mhd = connection;
     request->peer = info->socket_context;
+    request->peer->request = request;
     request->started_ns = server_deadlines_now();
     request->peer->awaited = true;
     server_framing_init(&request->framing, uri);
@@ -436,6 +458,7 @@ void server_connection_completed(void *argument, struct MHD_Connection *connecti
     if (request == NULL)
         return;
     *state = NULL;
+    request->peer->request = NULL;
     if (request->begun)
         record(request, how);
     if (request->discarded_bytes > 0)

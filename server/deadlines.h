@@ -16,6 +16,7 @@
 #include "engine/error.h"
 
 struct engine_job;
+struct server_request;
 struct server_deadlines;
 
 enum server_phase {
@@ -39,6 +40,7 @@ struct server_peer {
     int64_t progress_ns;          /* when that was last seen to grow */
     bool awaited;                 /* bytes of the client may come that nobody will read */
     unsigned requests;
+    struct server_request *request; /* under way; I/O thread only */
     unsigned streak;        /* requests since another connection had one, this one included */
     struct engine_job *job; /* may be cancelled; NULL: none */
     bool finished;          /* the job's "done" has begun: it may not be watched any more */

@@ -36,6 +36,8 @@ enum {
     ACCEPT_NS = 50 * 1000 * 1000,
     RESERVED_DESCRIPTORS = 64, /* models, sockets, epoll, the log */
     SOCKETS = 2 * SERVER_OPTIONS_LIST,
+    VISITS = 32, /* at most, until each I/O thread has had one */
+    PATIENCE_MS = 10000,
     ADDRESS_BYTES = 160
 };
 
@@ -380,6 +382,43 @@ static struct MHD_Daemon *start_daemon(struct server_listener *listener)
         MHD_OPTION_ARRAY, threads > 1 ? pool : pool + 1, MHD_OPTION_END);
 }
 
+/* A connection of our own, which ends at once. Its end that is left, of the lower number; -1:
+ * nobody took it. */
+static int visit(struct server_listener *listener)
+{
+    struct sockaddr_storage address = {.ss_family = AF_UNIX};
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) != 0)
+        return -1;
+    hand_over(listener, pair[1], &address, sizeof address.ss_family);
+    shutdown(pair[0], SHUT_WR);
+    struct pollfd closed = {pair[0], POLLIN, 0};
+    if (poll(&closed, 1, PATIENCE_MS) == 1)
+        return pair[0];
+    close(pair[0]);
+    return -1;
+}
+
+/* What a thread has to be given before its first call is given by the thread itself, and
+ * libmicrohttpd calls nobody when one starts: each gets a connection before the first client. Which
+ * one takes it depends on the number of its descriptor, which the ends that are kept open make one
+ * more each time. */
+static enum engine_code prepare_threads(struct server_listener *listener, struct engine_error *err)
+{
+    struct server_service *service = listener->service;
+    int ends[VISITS], count = 0;
+    bool taken = true;
+    while (taken && count < VISITS && atomic_load(&service->threads_ready) < io_threads(service)) {
+        ends[count] = visit(listener);
+        taken = ends[count] >= 0;
+        count += taken;
+    }
+    for (int i = 0; i < count; i++)
+        close(ends[i]);
+    return taken ? ENGINE_OK
+                 : engine_error_set(err, ENGINE_INTERNAL, "the HTTP threads do not answer");
+}
+
 static void print_ready(const struct server_listener *listener)
 {
     for (int i = 0; i < listener->count; i++) {
@@ -408,6 +447,7 @@ enum engine_code server_listener_start(struct server_listener *listener, struct 
     if (listener->stop < 0 || listener->daemon == NULL)
         return engine_error_set(err, ENGINE_INTERNAL, "the HTTP threads do not start: %s",
                                 strerror(errno));
+    ENGINE_TRY(prepare_threads(listener, err));
     if (pthread_create(&listener->acceptor, NULL, accept_connections, listener) != 0)
         return engine_error_set(err, ENGINE_INTERNAL, "the accepting thread does not start");
     listener->accepting = true;

@@ -2,7 +2,9 @@
 #ifndef SERVER_SERVICE_H
 #define SERVER_SERVICE_H
 
-/* Immutable while requests are served; each part guards itself. */
+#include <stdatomic.h>
+
+/* Immutable while requests are served, but for the count; each part guards itself. */
 struct server_service {
     const struct server_options *options;
     struct server_log *log;
@@ -13,6 +15,7 @@ struct server_service {
     struct server_deadlines *deadlines;
     struct server_lingering *lingering;
     struct server_shutdown *shutdown;
+    atomic_uint threads_ready; /* I/O threads that have seen a connection */
 };
 
 #endif
