@@ -39,7 +39,6 @@ struct serving {
     char *config;  /* the layer's configuration as text; NULL: in layer.json */
     bool is_layer; /* the text read last was a layer's configuration, not model.json's */
     char weights[NAME_BYTES], prefix[NAME_BYTES];
-    bool has_prefix; /* else it is what all names share */
     bool initialize;
     uint64_t seed;
     struct api_model_settings settings;
@@ -397,10 +396,8 @@ static enum engine_code read_key(const struct place *place, const char *key, jso
         return read_config(place, value, ret, err);
     if (strcmp(key, "weights") == 0)
         return read_name(key, value, ret->weights, err);
-    if (strcmp(key, "prefix") == 0) {
-        ret->has_prefix = true;
+    if (strcmp(key, "prefix") == 0)
         return read_name(key, value, ret->prefix, err);
-    }
     if (strcmp(key, "outputs") == 0)
         return read_outputs(value, &ret->settings.defaults, err);
     if (strcmp(key, "warmup") == 0)
@@ -508,24 +505,6 @@ static enum engine_code read_serving(const struct place *place, const char *conf
 
 /* ---- the model ----------------------------------------------------------------------------- */
 
-/* "encoder/layer_0/" of "encoder/layer_0/query/kernel" and its like. Every layer has at least two
- * parts, value and output, so that a part's name is never shared by all. */
-static void share_prefix(const struct engine_named_tensor *tensors, size_t count,
-                         char prefix[NAME_BYTES])
-{
-    size_t shared = count > 0 ? strlen(tensors[0].name) : 0;
-    for (size_t i = 1; i < count; i++) {
-        size_t same = 0;
-        while (same < shared && tensors[i].name[same] == tensors[0].name[same])
-            same++;
-        shared = same;
-    }
-    while (shared > 0 && tensors[0].name[shared - 1] != '/')
-        shared--;
-    if (shared < NAME_BYTES)
-        snprintf(prefix, NAME_BYTES, "%.*s", (int)shared, count > 0 ? tensors[0].name : "");
-}
-
 static enum engine_code open_model(struct engine *engine, const struct place *place,
                                    struct serving *serving, struct engine_model **ret,
                                    struct engine_error *err)
@@ -545,8 +524,6 @@ static enum engine_code open_model(struct engine *engine, const struct place *pl
         if (code == ENGINE_OK) {
             source.weights = engine_safetensors_tensors(file);
             source.weights_count = engine_safetensors_count(file);
-            if (!serving->has_prefix)
-                share_prefix(source.weights, source.weights_count, serving->prefix);
         }
     }
     if (code == ENGINE_OK)

@@ -102,8 +102,8 @@ void engine_memory(const struct engine *engine, struct engine_memory_facts *ret)
 
 /* ---- models ----------------------------------------------------------------------------- */
 
-/* Where a layer's weights come from: named tensors (any float type; prefix before each name),
- * or the layer's own initializers, drawn from seed. */
+/* Where a layer's weights come from: named tensors (any float type; Keras' names, in any scope
+ * below prefix), or the layer's own initializers, drawn from seed. */
 struct engine_model_source {
     const struct engine_layer_config *config;
     const struct engine_named_tensor *weights;
@@ -116,8 +116,9 @@ struct engine_model_source {
 
 /* Copies and packs; the source may go afterwards. Widths follow from the weights; with
  * initialize they follow from the config's query_shape, key_shape and value_shape (their last
- * dimension), else INVALID_ARGUMENT. Names that belong to nothing are an error unless they lie
- * outside the prefix. Errors: INVALID_ARGUMENT, SHAPE_MISMATCH, OUT_OF_MEMORY. */
+ * dimension), else INVALID_ARGUMENT. A tensor among the layer's weights that is none of them is
+ * an error; other layers' are left alone. Errors: INVALID_ARGUMENT, SHAPE_MISMATCH,
+ * OUT_OF_MEMORY. */
 ENGINE_MUST_CHECK enum engine_code engine_model_create(struct engine *engine,
                                                        const struct engine_model_source *source,
                                                        struct engine_model **ret,

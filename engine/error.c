@@ -9,6 +9,7 @@ void engine_error_clear(struct engine_error *err)
     if (err != NULL) {
         err->code = ENGINE_OK;
         err->message[0] = '\0';
+        err->detail[0] = '\0';
     }
 }
 
@@ -23,6 +24,16 @@ enum engine_code engine_error_set(struct engine_error *err, enum engine_code cod
     vsnprintf(err->message, sizeof err->message, format, arguments);
     va_end(arguments);
     return code;
+}
+
+void engine_error_set_detail(struct engine_error *err, const char *format, ...)
+{
+    if (err == NULL || err->detail[0] != '\0')
+        return;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(err->detail, sizeof err->detail, format, arguments);
+    va_end(arguments);
 }
 
 const char *engine_error_name(enum engine_code code)

@@ -33,7 +33,8 @@ enum engine_code {
 
 struct engine_error {
     enum engine_code code;
-    char message[256]; /* one sentence: field, value, rule */
+    char message[512]; /* one sentence: field, value, rule */
+    char detail[512];  /* "" or what only the operator may see: paths, errno, users */
 };
 
 /* Marks "err" as clear. */
@@ -43,6 +44,11 @@ void engine_error_clear(struct engine_error *err);
  * Returns the code given, so that it can be returned in one line. */
 enum engine_code engine_error_set(struct engine_error *err, enum engine_code code,
                                   const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* Adds what belongs into the log and the output of --check, never into an answer. The first one
+ * stays, as the first message does; err may be NULL. */
+void engine_error_set_detail(struct engine_error *err, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 /* Name of a code for logs and metrics: "invalid_argument". Never NULL. */
 const char *engine_error_name(enum engine_code code);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/initializers.h"
+#include "engine/weight_names.h"
 
 /* One letter a dimension: C the input's width, N and R heads computed and reused, H key_dim,
  * V value_dim, O the output's dimensions (any number), 1 one, P 2L-1. */
@@ -120,18 +121,7 @@ static enum engine_code check_shape(const char *name, const struct engine_tensor
                             engine_tensor_shape_text(wanted, wanted_text, sizeof wanted_text));
 }
 
-/* ---- finding and converting ------------------------------------------------------------- */
-
-static const struct engine_tensor *find(const struct engine_named_tensor *tensors, size_t count,
-                                        const char *prefix, const char *name)
-{
-    size_t length = strlen(prefix);
-    for (size_t i = 0; i < count; i++)
-        if (strncmp(tensors[i].name, prefix, length) == 0 &&
-            strcmp(tensors[i].name + length, name) == 0)
-            return &tensors[i].tensor;
-    return NULL;
-}
+/* ---- converting ------------------------------------------------------------------------- */
 
 static enum engine_code allocate(struct engine_weights *weights, enum engine_weight weight,
                                  const struct engine_tensor *shape, bool wide,
@@ -160,15 +150,11 @@ static enum engine_code allocate(struct engine_weights *weights, enum engine_wei
 static enum engine_code load_one(struct engine_weights *weights,
                                  const struct engine_layer_config *config,
                                  const struct known *known, enum engine_weight weight,
-                                 const struct engine_tensor *given, const char *prefix,
-                                 struct engine_error *err)
+                                 const struct engine_tensor *given, struct engine_error *err)
 {
     struct engine_tensor wanted;
     const char *name = weights_table[weight].name;
     bool wide = config->policy == ENGINE_POLICY_FLOAT64;
-    if (given == NULL)
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "weight %s%s is missing from the weight file", prefix, name);
     if (!engine_tensor_dtype_is_float(given->dtype))
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "weight %s has datatype %s, it must be a floating point type", name,
@@ -240,45 +226,27 @@ static void finish(struct engine_weights *weights, const struct known *known)
 
 /* ---- loading ---------------------------------------------------------------------------- */
 
-static enum engine_code refuse_unknown(const struct engine_layer_config *config,
-                                       const struct engine_named_tensor *tensors, size_t count,
-                                       const char *prefix, struct engine_error *err)
-{
-    size_t length = strlen(prefix);
-    for (size_t i = 0; i < count; i++) {
-        bool known = strncmp(tensors[i].name, prefix, length) != 0;
-        for (int w = 0; !known && w < ENGINE_WEIGHT_COUNT; w++)
-            known = strcmp(tensors[i].name + length, weights_table[w].name) == 0 &&
-                    engine_weights_expected(config, (enum engine_weight)w);
-        if (!known)
-            return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                    "weight %.100s is no weight of a layer so configured",
-                                    tensors[i].name);
-    }
-    return ENGINE_OK;
-}
-
 static enum engine_code load_all(struct engine_weights *weights,
                                  const struct engine_layer_config *config,
                                  const struct engine_named_tensor *tensors, size_t count,
                                  const char *prefix, struct engine_error *err)
 {
+    const struct engine_named_tensor *found[ENGINE_WEIGHT_COUNT];
     struct known known;
+    ENGINE_TRY(engine_weight_names_find(config, tensors, count, prefix, found, err));
     start_known(config, &known);
     for (int i = 0; i < ENGINE_WEIGHT_COUNT; i++) {
         enum engine_weight weight = (enum engine_weight)i;
-        if (!engine_weights_expected(config, weight))
+        if (found[i] == NULL)
             continue;
         look_back(weights, config, weight, &known);
-        const struct engine_tensor *given =
-            find(tensors, count, prefix, weights_table[weight].name);
-        ENGINE_TRY(load_one(weights, config, &known, weight, given, prefix, err));
+        ENGINE_TRY(load_one(weights, config, &known, weight, &found[i]->tensor, err));
         if (weight == ENGINE_WEIGHT_OUTPUT_REUSE_KERNEL ||
             weight == ENGINE_WEIGHT_OUTPUT_NEW_KERNEL)
             learn_output(&weights->tensors[weight], &known);
     }
     finish(weights, &known);
-    return refuse_unknown(config, tensors, count, prefix, err);
+    return ENGINE_OK;
 }
 
 enum engine_code engine_weights_load(struct engine_weights *ret,

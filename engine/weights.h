@@ -48,9 +48,10 @@ const char *engine_weights_name(enum engine_weight weight);
 /* true if a layer so configured has this weight. */
 bool engine_weights_expected(const struct engine_layer_config *config, enum engine_weight weight);
 
-/* Takes each expected weight from the named tensors (prefix + name), checks shapes, converts.
- * A name under the prefix that is no weight of this layer is an error.
- * Errors: INVALID_ARGUMENT (missing, unknown, wrong type), SHAPE_MISMATCH, OUT_OF_MEMORY. */
+/* Takes each expected weight from the named tensors (weight_names.h says how names are read; a
+ * prefix of NULL is ""), checks shapes, converts.
+ * Errors: INVALID_ARGUMENT (missing, ambiguous, unknown, wrong type), SHAPE_MISMATCH,
+ * OUT_OF_MEMORY. */
 ENGINE_MUST_CHECK enum engine_code engine_weights_load(struct engine_weights *ret,
                                                        const struct engine_layer_config *config,
                                                        const struct engine_named_tensor *tensors,

@@ -18,7 +18,7 @@
 #include "server/shutdown.h"
 
 enum {
-    ERROR_BODY_BYTES = 1024,
+    ERROR_BODY_BYTES = 2048,
     RETRY_AFTER_S = 1,
     SMALL_BYTES = 64 * 1024 /* cheaper to copy than to send apart from the headers */
 };

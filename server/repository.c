@@ -23,7 +23,7 @@ struct entry {
     char *directory; /* NULL: only ever uploaded */
     struct version_set set;
     bool unloaded;    /* on purpose */
-    char reason[256]; /* why there is no version; "": there is one */
+    char reason[512]; /* why there is no version; "": there is one */
     struct entry *next;
 };
 

@@ -47,7 +47,7 @@ struct server_model_list {
     struct api_statistics *statistics;
     const char **versions;
     char (*texts)[API_MAX_NAME_BYTES + 1]; /* names */
-    char (*reasons)[256];
+    char (*reasons)[512];
 };
 ENGINE_MUST_CHECK enum engine_code server_repository_list(struct server_repository *repository,
                                                           const char *name,

@@ -170,24 +170,201 @@ static void a_type_that_is_no_float_is_named(void **unused)
     fixture_reset(&f);
 }
 
+/* ---- names: each row says how Keras' name is made of the weight's ---------------------------- */
+
+enum { NAME_BYTES = 96 };
+
+struct naming {
+    const char *what, *scope, *table_scope, *suffix, *prefix;
+};
+
+static void rename_all(struct fixture *f, char names[][NAME_BYTES], const struct naming *naming)
+{
+    static const char *plain[ENGINE_WEIGHT_COUNT];
+    for (size_t i = 0; i < f->count; i++) {
+        plain[i] = f->weights[i].name;
+        snprintf(names[i], NAME_BYTES, "%s%s%s", i == 0 ? naming->table_scope : naming->scope,
+                 plain[i], naming->suffix);
+        f->weights[i].name = names[i];
+    }
+}
+
+static void names_of_keras_are_found_in_whatever_scope(void **unused)
+{
+    static const struct naming rows[] = {
+        {"plain", "", "", "", NULL},
+        {"w.name of a layer alone", "attn/", "attn/", ":0", NULL},
+        {"the table outside the scope", "attn/", "", ":0", NULL},
+        {"the table in another scope", "model/attn/", "model/", ":0", NULL},
+        {"the table in a scope beside", "model/attn/", "other/scope/", ":0", NULL},
+        {"the table in a scope, the rest in none", "", "attn/", ":0", NULL},
+        {"w.path", "model/block/attn/", "model/block/attn/", "", NULL},
+        {"replicas", "attn/", "attn/", ":12", NULL},
+        {"a prefix", "attn/", "attn/", ":0", "attn/"},
+        {"a prefix without its slash", "attn/", "attn/", ":0", "attn"},
+        {"a scope below the prefix", "model/attn/", "model/", "", "model/"},
+        {"the table outside the prefix", "model/attn/", "model/", ":0", "model/attn/"},
+        {"the table in no scope", "model/attn/", "", ":0", "model/attn"},
+        {"the table beside the prefix", "model/attn/", "other/", ":0", "model/attn"},
+        {"a prefix that is no scope", "bert_", "bert_", "", "bert_"},
+    };
+    static char names[ENGINE_WEIGHT_COUNT][NAME_BYTES];
+    (void)unused;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct fixture f;
+        struct engine_model *model;
+        struct engine_error err;
+        struct engine_named_tensor got;
+        fixture_init(&f);
+        rename_all(&f, names, &rows[i]);
+        if (load(&f, rows[i].prefix, &model, &err) != ENGINE_OK)
+            fail_msg("%s: %s", rows[i].what, err.message);
+        for (size_t w = 0; w < f.count; w++) {
+            assert_true(engine_model_weight(model, w, &got));
+            assert_memory_equal(got.tensor.data, f.weights[w].tensor.data,
+                                support_count(&got.tensor) * sizeof(float));
+        }
+        engine_model_release(model);
+        fixture_reset(&f);
+    }
+}
+
+/* Adds a tensor of a name to a layer in scope "attn/" whose table lies outside. */
+static void with_another(const char *name, const char *prefix, const char *const named[2])
+{
+    static const struct naming keras = {"", "attn/", "", ":0", NULL};
+    static char names[ENGINE_WEIGHT_COUNT][NAME_BYTES];
+    struct fixture f;
+    fixture_init(&f);
+    rename_all(&f, names, &keras);
+    add(&f, name, 3, (int64_t[]){C, N - R, H});
+    if (named != NULL) {
+        refused(&f, prefix, named[0]);
+        refused(&f, prefix, named[1]);
+    } else {
+        struct engine_model *model;
+        struct engine_error err;
+        if (load(&f, prefix, &model, &err) != ENGINE_OK)
+            fail_msg("%s: %s", name, err.message);
+        engine_model_release(model);
+    }
+    fixture_reset(&f);
+}
+
+static void two_tensors_for_a_weight_are_listed(void **unused)
+{
+    (void)unused;
+    with_another("b/query/kernel:0", NULL, (const char *[]){"attn/query/kernel:0", "b/query/k"});
+    with_another("query/kernel", NULL, (const char *[]){"attn/query/kernel:0", "query/kernel;"});
+    with_another("attn/query/kernel:1", NULL, (const char *[]){"kernel:0, attn/", "kernel:1"});
+    with_another("attn/x/query/kernel", "attn", (const char *[]){"attn/x/query", "attn/query"});
+    with_another("b/relative_position_embeddings:0", NULL,
+                 (const char *[]){"b/relative_position_embeddings:0", ", b/relative"});
+    with_another("b/query/kernel:0", "attn", NULL);
+    with_another("attn_1/query/kernel:0", "attn", NULL);
+    with_another("b/relative_position_embeddings:0", "attn",
+                 (const char *[]){"b/relative_position_embeddings:0", "may be any of"});
+}
+
+static void what_is_no_weight_is_refused_only_among_the_layers_own(void **unused)
+{
+    (void)unused;
+    with_another("attn/attention_output_new/bias:0", NULL,
+                 (const char *[]){"attn/attention_output_new/bias:0", "no weight"});
+    with_another("attn/query/kernels", NULL, (const char *[]){"attn/query/kernels", "no weight"});
+    with_another("attn/scale", NULL, (const char *[]){"attn/scale", "no weight"});
+    with_another("attn/scale", "attn", (const char *[]){"attn/scale", "no weight"});
+    with_another("b/attention_output_new/bias:0", NULL, NULL);
+    with_another("pooler/kernel", NULL, NULL);
+    with_another("attn/deeper/scope/kernel", NULL, NULL);
+    with_another("my_query/kernel", NULL, NULL);
+}
+
+static void a_table_that_the_layer_has_not_is_refused_where_keras_puts_it(void **unused)
+{
+    static const char *const scopes[] = {"", "model/", "model/attn/"};
+    static char names[ENGINE_WEIGHT_COUNT][NAME_BYTES];
+    (void)unused;
+    for (size_t i = 0; i < 3; i++) {
+        const struct naming naming = {"", "model/attn/", scopes[i], ":0", NULL};
+        struct fixture f;
+        fixture_init(&f);
+        rename_all(&f, names, &naming);
+        f.config.use_relative_pe = false;
+        refused(&f, NULL, "relative_position_embeddings:0");
+        if (i < 2) { /* it may be the other layer's */
+            struct engine_model *model;
+            struct engine_error err;
+            add(&f, "other/dense/kernel:0", 1, (int64_t[]){2});
+            assert_int_equal(load(&f, NULL, &model, &err), ENGINE_OK);
+            engine_model_release(model);
+        }
+        f.weights[0].name = "other/relative_position_embeddings:0";
+        struct engine_model *model;
+        struct engine_error err;
+        assert_int_equal(load(&f, NULL, &model, &err), ENGINE_OK);
+        engine_model_release(model);
+        fixture_reset(&f);
+    }
+}
+
 static void a_prefix_selects_and_what_lies_outside_is_left_alone(void **unused)
 {
-    static char names[ENGINE_WEIGHT_COUNT][64];
+    static const struct naming encoder = {"", "encoder/", "encoder/", "", NULL};
+    static char names[ENGINE_WEIGHT_COUNT][NAME_BYTES];
     struct fixture f;
     struct engine_model *model;
     struct engine_error err;
     (void)unused;
     fixture_init(&f);
-    for (size_t i = 0; i < f.count; i++) {
-        snprintf(names[i], sizeof names[i], "encoder/%s", f.weights[i].name);
-        f.weights[i].name = names[i];
-    }
+    rename_all(&f, names, &encoder);
     add(&f, "pooler/kernel", 1, (int64_t[]){2});
     assert_int_equal(load(&f, "encoder/", &model, &err), ENGINE_OK);
     engine_model_release(model);
-    refused(&f, "decoder/", "decoder/relative_position_embeddings");
-    refused(&f, NULL, "relative_position_embeddings");
+    refused(&f, "decoder/", "decoder/query/kernel");
+    refused(&f, "decoder/", "encoder/query/kernel"); /* the nearest */
     fixture_reset(&f);
+}
+
+static void a_missing_weight_comes_with_the_nearest_names(void **unused)
+{
+    struct fixture f;
+    (void)unused;
+    fixture_init(&f);
+    f.weights[1].name = "model/Query/kernel:0";
+    refused(&f, NULL, "weight query/kernel is missing");
+    refused(&f, NULL, "names there are model/Query/kernel:0, ");
+    f.weights[1].name = "attention.query.kernel";
+    refused(&f, NULL, "attention.query.kernel");
+    size_t count = f.count;
+    f.count = 0;
+    refused(&f, NULL, "holds no tensors");
+    f.count = count;
+    fixture_reset(&f);
+}
+
+/* Names of thousands of bytes are told by their ends, and the sentence stays whole. */
+static void long_names_are_read_and_told(void **unused)
+{
+    enum { LONG = 70000 };
+    char *names = malloc(2 * LONG);
+    struct fixture f;
+    struct engine_model *model;
+    struct engine_error err;
+    (void)unused;
+    assert_non_null(names);
+    memset(names, 's', 2 * LONG);
+    strcpy(names + LONG - 20, "/query/kernel:0");
+    strcpy(names + 2 * LONG - 20, "/query/kernel:1");
+    fixture_init(&f);
+    f.weights[1].name = names;
+    assert_int_equal(load(&f, NULL, &model, &err), ENGINE_OK);
+    engine_model_release(model);
+    add(&f, names + LONG, 3, (int64_t[]){C, N - R, H});
+    refused(&f, NULL, "s/query/kernel:0, ...ss");
+    refused(&f, NULL, "s/query/kernel:1; ");
+    fixture_reset(&f);
+    free(names);
 }
 
 static void narrow_and_wide_floats_are_converted(void **unused)
@@ -234,6 +411,12 @@ int main(void)
         cmocka_unit_test(each_wrong_dimension_and_rank_is_named),
         cmocka_unit_test(a_weight_the_layer_does_not_have_is_named),
         cmocka_unit_test(a_type_that_is_no_float_is_named),
+        cmocka_unit_test(names_of_keras_are_found_in_whatever_scope),
+        cmocka_unit_test(two_tensors_for_a_weight_are_listed),
+        cmocka_unit_test(what_is_no_weight_is_refused_only_among_the_layers_own),
+        cmocka_unit_test(a_table_that_the_layer_has_not_is_refused_where_keras_puts_it),
+        cmocka_unit_test(a_missing_weight_comes_with_the_nearest_names),
+        cmocka_unit_test(long_names_are_read_and_told),
         cmocka_unit_test(a_prefix_selects_and_what_lies_outside_is_left_alone),
         cmocka_unit_test(narrow_and_wide_floats_are_converted),
         cmocka_unit_test(a_layer_without_weights_or_shapes_is_refused),
