@@ -284,7 +284,7 @@ $(BUILD)/heap_count.so: tests/bench/heap_count.c
 $(VENV_BENCH)/.installed: tests/bench/install.sh tests/bench/requirements.txt
 	tests/bench/install.sh $(VENV_BENCH)
 
-.PHONY: bench-peers bench-servers bench-json conformance
+.PHONY: bench-peers bench-servers bench-json conformance configurations
 bench-peers: $(BUILD)/engine_turns $(VENV_BENCH)/.installed ## the layer beside PyTorch, TensorFlow, ONNX Runtime, OpenVINO
 	$(VENV_BENCH)/bin/python tests/bench/peers.py --engine $< --out $(BUILD)/bench-peers $(ARGS)
 
@@ -297,5 +297,9 @@ bench-json: $(BUILD)/attnd $(BUILD)/json_tensor $(VENV_BENCH)/.installed ## a la
 conformance: $(BUILD)/attnd ## the clients that people have, from PyPI, against the daemon
 	tests/conformance/install.sh $(VENV_CONFORMANCE)
 	BUILD_DIR=$(BUILD) $(VENV_CONFORMANCE)/bin/python -m pytest -c tests/conformance/pytest.ini tests/conformance $(ARGS)
+
+configurations: $(BUILD)/attnd ## random configurations of the real layer, in every spelling, against the daemon
+	tests/golden/install.sh $(BUILD)/venv-goldens
+	$(BUILD)/venv-goldens/bin/python tests/conformance/configurations.py $(BUILD)/attnd $(ARGS)
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,16 +1,19 @@
 /* layer_config.c - reads Keras' configuration JSON of the layer into engine_layer_config.
  *
  * The parts that are objects of their own (initializers, regularizers, constraints) are read by
- * layer_objects.c. A plain dtype "float16" or "bfloat16" is refused: Keras then rounds only the
- * query and computes in the global policy, which the file does not say; the mixed policies are
- * what people mean. Refuses unknown keys; never guesses a type (1.5 is no integer). */
+ * layer_objects.c, which layer of a document is meant by layer_search.c. A plain dtype "float16" or
+ * "bfloat16" is refused: Keras then rounds only the query and computes in the global policy, which
+ * the file does not say; the mixed policies are what people mean. Values that Python spelt as texts
+ * or objects are turned into what they stand for first (python_json.c). Refuses unknown keys; never
+ * guesses a type (1.5 is no integer). */
 #include "api/layer_config.h"
 
 #include <stddef.h>
 #include <string.h>
 
 #include "api/layer_objects.h"
-#include "engine/formats/json.h"
+#include "api/layer_search.h"
+#include "api/python_json.h"
 
 enum field_kind {
     FIELD_NAME,
@@ -64,6 +67,7 @@ static const struct field fields[] = {
     FIELD("query_shape", FIELD_SHAPE, query_shape),
     FIELD("key_shape", FIELD_SHAPE, key_shape),
     FIELD("value_shape", FIELD_SHAPE, value_shape),
+    FIELD("batch_input_shape", FIELD_SHAPE, batch_input_shape),
 };
 
 static enum engine_code bad(const char *key, const char *rule, struct engine_error *err)
@@ -102,13 +106,15 @@ static enum engine_code read_output(const json_t *value, struct engine_layer_con
                                     struct engine_error *err)
 {
     ret->output_rank = 0;
+    ret->output_is_zero = false;
     ret->output_is_list = json_is_array(value);
     if (json_is_null(value))
         return ENGINE_OK;
     if (ret->output_is_list)
         return read_list("output_shape", value, false, &ret->output_rank, ret->output_shape, err);
     ENGINE_TRY(read_int("output_shape", value, &ret->output_shape[0], err));
-    ret->output_rank = ret->output_shape[0] == 0 ? 0 : 1;
+    ret->output_is_zero = ret->output_shape[0] == 0;
+    ret->output_rank = ret->output_is_zero ? 0 : 1;
     return ENGINE_OK;
 }
 
@@ -152,15 +158,32 @@ static enum engine_code read_reuse(const json_t *value, struct engine_layer_conf
     return read_int("reuse_attention", value, &ret->reuse_attention, err);
 }
 
+/* The name in "<Policy "mixed_float16">", which str() makes of a policy; NULL: there is none. */
+static const char *quoted(const char *text, char name[48])
+{
+    const char *begin = strpbrk(text, "\"'");
+    const char *end = begin != NULL ? strchr(begin + 1, *begin) : NULL;
+    if (end == NULL || end - begin > 40)
+        return NULL;
+    memcpy(name, begin + 1, (size_t)(end - begin - 1));
+    name[end - begin - 1] = '\0';
+    return name;
+}
+
+/* A name, or {"class_name": "Policy" or "DTypePolicy", "config": {"name": ...}}; null is Keras'
+ * default. */
 static enum engine_code read_policy(const json_t *value, struct engine_layer_config *ret,
                                     struct engine_error *err)
 {
     static const char *const names[] = {"float32", "mixed_float16", "mixed_bfloat16", "float64"};
     const char *class_name = json_string_value(json_object_get(value, "class_name"));
-    const char *name = json_string_value(value);
+    const char *name = json_is_null(value) ? names[0] : json_string_value(value);
+    char inside[48];
 
-    if (json_is_object(value) && class_name && strcmp(class_name, "Policy") == 0)
+    if (class_name && strstr(class_name, "Policy") != NULL)
         name = json_string_value(json_object_get(json_object_get(value, "config"), "name"));
+    if (name && name[0] == '<')
+        name = quoted(name, inside);
     if (!name)
         return bad("dtype", "a name or a Policy object", err);
     for (int i = 0; i < 4; i++)
@@ -174,19 +197,27 @@ static enum engine_code read_policy(const json_t *value, struct engine_layer_con
                             name);
 }
 
+/* Python's True is 1. */
+static bool take_bool(const json_t *value, bool *ret)
+{
+    bool is_bit = json_is_integer(value) &&
+                  (json_integer_value(value) == 0 || json_integer_value(value) == 1);
+
+    *ret = json_is_true(value) || (is_bit && json_integer_value(value) == 1);
+    return json_is_boolean(value) || is_bit;
+}
+
 static enum engine_code read_scalar(const struct field *field, const json_t *value, void *at,
                                     struct engine_error *err)
 {
     if (field->kind == FIELD_BOOL) {
-        if (!json_is_boolean(value))
+        if (!take_bool(value, at))
             return bad(field->key, "true or false", err);
-        *(bool *)at = json_is_true(value);
         return ENGINE_OK;
     }
     if (field->kind == FIELD_NUMBER) {
-        if (!json_is_number(value))
+        if (!api_python_json_number(value, at))
             return bad(field->key, "a number", err);
-        *(double *)at = json_number_value(value);
         return ENGINE_OK;
     }
     *(int64_t *)at = 0;
@@ -198,22 +229,20 @@ static enum engine_code read_scalar(const struct field *field, const json_t *val
 static enum engine_code read_name(const json_t *value, struct engine_layer_config *ret,
                                   struct engine_error *err)
 {
+    if (json_is_null(value))
+        return ENGINE_OK; /* the default's */
     if (!json_is_string(value) || json_string_length(value) >= sizeof ret->name)
-        return bad("name", "a text of at most 127 bytes", err);
+        return bad("name", "a text of at most 65535 bytes", err);
     memcpy(ret->name, json_string_value(value), json_string_length(value) + 1);
     return ENGINE_OK;
 }
 
-static enum engine_code read_field(const struct field *field, const json_t *value,
+static enum engine_code read_value(const struct field *field, const json_t *value,
                                    struct engine_layer_config *ret, struct engine_error *err)
 {
     void *at = (char *)ret + field->offset;
 
     switch (field->kind) {
-    case FIELD_NAME:
-        return read_name(value, ret, err);
-    case FIELD_POLICY:
-        return read_policy(value, ret, err);
     case FIELD_REUSE:
         return read_reuse(value, ret, err);
     case FIELD_AXES:
@@ -222,6 +251,22 @@ static enum engine_code read_field(const struct field *field, const json_t *valu
         return read_output(value, ret, err);
     case FIELD_SHAPE:
         return read_shape(field->key, value, at, err);
+    default:
+        return read_scalar(field, value, at, err);
+    }
+}
+
+static enum engine_code read_field(const struct field *field, const json_t *value,
+                                   struct engine_layer_config *ret, struct engine_error *err)
+{
+    void *at = (char *)ret + field->offset;
+    json_t *meant;
+
+    switch (field->kind) {
+    case FIELD_NAME:
+        return read_name(value, ret, err);
+    case FIELD_POLICY:
+        return read_policy(value, ret, err);
     case FIELD_INITIALIZER:
         return api_layer_objects_initializer(field->key, value, at, err);
     case FIELD_REGULARIZER:
@@ -229,30 +274,11 @@ static enum engine_code read_field(const struct field *field, const json_t *valu
     case FIELD_CONSTRAINT:
         return api_layer_objects_constraint(field->key, value, at, err);
     default:
-        return read_scalar(field, value, at, err);
+        ENGINE_TRY(api_python_json_value(value, &meant, err));
+        enum engine_code code = read_value(field, meant, ret, err);
+        json_decref(meant);
+        return code;
     }
-}
-
-/* {"class_name": ..., "config": {...}} or the configuration itself. */
-static enum engine_code unwrap(const json_t *root, const json_t **ret, struct engine_error *err)
-{
-    const json_t *config = json_object_get(root, "config");
-    const char *name = json_string_value(json_object_get(root, "class_name"));
-    const char *last = name ? strrchr(name, '>') : NULL;
-
-    *ret = root;
-    if (!json_is_object(root))
-        return bad("(the whole)", "an object", err);
-    if (!name && !config)
-        return ENGINE_OK;
-    if (!name || strcmp(last ? last + 1 : name, "ReuseMultiHeadAttention") != 0)
-        return engine_error_set(err, ENGINE_UNSUPPORTED,
-                                "class_name is %.80s, served is ReuseMultiHeadAttention",
-                                name ? name : "missing");
-    if (!json_is_object(config))
-        return bad("config", "an object", err);
-    *ret = config;
-    return ENGINE_OK;
 }
 
 static enum engine_code read_all(const json_t *config, struct engine_layer_config *ret,
@@ -275,23 +301,24 @@ static enum engine_code read_all(const json_t *config, struct engine_layer_confi
     return engine_layer_check(ret, err);
 }
 
+enum engine_code api_layer_config_read_document(const json_t *document, const char *layer,
+                                                struct engine_layer_config *ret,
+                                                struct engine_error *err)
+{
+    const json_t *config;
+
+    engine_layer_defaults(ret);
+    ENGINE_TRY(api_layer_search_find(document, layer, &config, err));
+    return read_all(config, ret, err);
+}
+
 enum engine_code api_layer_config_read(const char *json, size_t size,
                                        struct engine_layer_config *ret, struct engine_error *err)
 {
-    json_error_t where;
-    const json_t *config;
-    enum engine_code code;
     json_t *root;
 
-    ENGINE_TRY(engine_json_load(json, size, JSON_REJECT_DUPLICATES, &root, &where, err));
-    if (!root)
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "the configuration is not JSON: line %d: %.120s", where.line,
-                                where.text);
-    engine_layer_defaults(ret);
-    code = unwrap(root, &config, err);
-    if (code == ENGINE_OK)
-        code = read_all(config, ret, err);
+    ENGINE_TRY(api_python_json_load("the configuration", json, size, &root, err));
+    enum engine_code code = api_layer_config_read_document(root, NULL, ret, err);
     json_decref(root);
     return code;
 }

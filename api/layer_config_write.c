@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "api/layer_config.h"
+#include "api/python_json.h"
 #include "engine/formats/json.h"
 
 static json_t *named(const char *module, const char *name, json_t *config)
@@ -43,22 +44,22 @@ static json_t *initializer(const struct engine_initializer *x)
     json_t *c = json_object();
 
     if (kind == ENGINE_INITIALIZER_CONSTANT)
-        c = engine_json_set(c, "value", json_real(x->value));
+        c = engine_json_set(c, "value", api_python_json_real(x->value));
     if (kind == ENGINE_INITIALIZER_RANDOM_UNIFORM) {
-        c = engine_json_set(c, "minval", json_real(x->minimum));
-        c = engine_json_set(c, "maxval", json_real(x->maximum));
+        c = engine_json_set(c, "minval", api_python_json_real(x->minimum));
+        c = engine_json_set(c, "maxval", api_python_json_real(x->maximum));
     }
     if (kind == ENGINE_INITIALIZER_RANDOM_NORMAL || kind == ENGINE_INITIALIZER_TRUNCATED_NORMAL) {
-        c = engine_json_set(c, "mean", json_real(x->mean));
-        c = engine_json_set(c, "stddev", json_real(x->stddev));
+        c = engine_json_set(c, "mean", api_python_json_real(x->mean));
+        c = engine_json_set(c, "stddev", api_python_json_real(x->stddev));
     }
     if (strcmp(x->class_name, "VarianceScaling") == 0) {
-        c = engine_json_set(c, "scale", json_real(x->scale));
+        c = engine_json_set(c, "scale", api_python_json_real(x->scale));
         c = engine_json_set(c, "mode", json_string(modes[x->mode]));
         c = engine_json_set(c, "distribution", json_string(laws[x->distribution]));
     }
     if (kind >= ENGINE_INITIALIZER_ORTHOGONAL)
-        c = engine_json_set(c, "gain", json_real(x->gain));
+        c = engine_json_set(c, "gain", api_python_json_real(x->gain));
     if (kind >= ENGINE_INITIALIZER_RANDOM_UNIFORM && kind != ENGINE_INITIALIZER_IDENTITY)
         c = engine_json_set(c, "seed", x->has_seed ? json_integer(x->seed) : json_null());
     return named("keras.initializers", x->class_name, c);
@@ -70,11 +71,11 @@ static json_t *regularizer(const struct engine_regularizer *x)
     json_t *c = json_object();
 
     if (x->kind == ENGINE_REGULARIZER_L1 || x->kind == ENGINE_REGULARIZER_L1L2)
-        c = engine_json_set(c, "l1", json_real(x->l1));
+        c = engine_json_set(c, "l1", api_python_json_real(x->l1));
     if (x->kind == ENGINE_REGULARIZER_L2 || x->kind == ENGINE_REGULARIZER_L1L2)
-        c = engine_json_set(c, "l2", json_real(x->l2));
+        c = engine_json_set(c, "l2", api_python_json_real(x->l2));
     if (x->kind == ENGINE_REGULARIZER_ORTHOGONAL) {
-        c = engine_json_set(c, "factor", json_real(x->factor));
+        c = engine_json_set(c, "factor", api_python_json_real(x->factor));
         c = engine_json_set(c, "mode", json_string(x->columns ? "columns" : "rows"));
     }
     if (x->kind != ENGINE_REGULARIZER_NONE)
@@ -91,11 +92,11 @@ static json_t *constraint(const struct engine_constraint *x)
     json_t *c = json_object();
 
     if (range)
-        c = engine_json_set(c, "min_value", json_real(x->min_value));
+        c = engine_json_set(c, "min_value", api_python_json_real(x->min_value));
     if (range || x->kind == ENGINE_CONSTRAINT_MAX_NORM)
-        c = engine_json_set(c, "max_value", json_real(x->max_value));
+        c = engine_json_set(c, "max_value", api_python_json_real(x->max_value));
     if (range)
-        c = engine_json_set(c, "rate", json_real(x->rate));
+        c = engine_json_set(c, "rate", api_python_json_real(x->rate));
     if (x->axis_rank > 0)
         c = engine_json_set(c, "axis",
                             x->axis_is_list ? signed_list(x->axis, x->axis_rank)
@@ -115,16 +116,23 @@ static json_t *policy(enum engine_policy p)
                            p == ENGINE_POLICY_MIXED_FLOAT16 ? "mixed_float16" : "mixed_bfloat16"));
 }
 
+/* As it was given: null, 0 and [] all mean the query's width. */
+static json_t *output_shape(const struct engine_layer_config *c)
+{
+    if (c->output_is_list)
+        return list(c->output_shape, c->output_rank);
+    if (c->output_rank == 0)
+        return c->output_is_zero ? json_integer(0) : json_null();
+    return json_integer(c->output_shape[0]);
+}
+
 json_t *api_layer_config_write_document(const struct engine_layer_config *c)
 {
-    json_t *output = !c->output_rank     ? json_null()
-                     : c->output_is_list ? list(c->output_shape, c->output_rank)
-                                         : json_integer(c->output_shape[0]);
     json_t *root = json_pack(
         "{s:s,s:b,s:o,s:I,s:I,s:I,s:f,s:b,s:o,s:o,s:o,s:b,s:I}", "name", c->name, "trainable",
         c->trainable, "dtype", policy(c->policy), "num_heads", (json_int_t)c->num_heads, "key_dim",
         (json_int_t)c->key_dim, "value_dim", (json_int_t)engine_layer_value_dim(c), "dropout",
-        c->dropout, "use_bias", c->use_bias, "output_shape", output, "attention_axes",
+        c->dropout, "use_bias", c->use_bias, "output_shape", output_shape(c), "attention_axes",
         c->axes_rank ? signed_list(c->attention_axes, c->axes_rank) : json_null(),
         "reuse_attention",
         c->reuse_attention_true ? json_true() : json_integer(engine_layer_heads_reused(c)),
@@ -139,6 +147,9 @@ json_t *api_layer_config_write_document(const struct engine_layer_config *c)
         "query_shape", shape(&c->query_shape), "key_shape", shape(&c->key_shape), "value_shape",
         shape(&c->value_shape));
     bool whole = root && rest && json_object_update(root, rest) == 0;
+
+    if (whole && c->batch_input_shape.rank >= 0)
+        whole = json_object_set_new(root, "batch_input_shape", shape(&c->batch_input_shape)) == 0;
 
     json_decref(rest);
     if (whole)

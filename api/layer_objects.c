@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "api/python_json.h"
+
 /* A class by its spellings, and the values it starts from. */
 struct initializer_class {
     const char *spelling;
@@ -55,7 +57,9 @@ static enum engine_code bad(const char *key, const char *what, struct engine_err
 /* A misspelt "config" would otherwise be a set of parameters that silently does nothing. */
 static enum engine_code check_keys(const char *key, const json_t *value, struct engine_error *err)
 {
-    static const char *const names[] = {"class_name", "config", "module", "registered_name"};
+    static const char *const names[] = {"class_name",      "config",       "module",
+                                        "registered_name", "build_config", "shared_object_id"};
+    enum { COUNT = sizeof names / sizeof names[0] };
     const char *name;
     json_t *item;
 
@@ -63,9 +67,9 @@ static enum engine_code check_keys(const char *key, const json_t *value, struct 
     {
         int i = 0;
 
-        while (i < 4 && strcmp(name, names[i]) != 0)
+        while (i < COUNT && strcmp(name, names[i]) != 0)
             i++;
-        if (i == 4)
+        if (i == COUNT)
             return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                     "configuration key %s: key %.40s of the object is unknown", key,
                                     name);
@@ -104,9 +108,7 @@ static enum engine_code fold(const char *key, const json_t *value, char name[48]
 
 static bool take_number(const json_t *value, double *ret)
 {
-    if (json_is_number(value))
-        *ret = json_number_value(value);
-    return json_is_number(value);
+    return api_python_json_number(value, ret);
 }
 
 static bool take_choice(const json_t *value, const char *const *names, int count, int *ret)
@@ -156,6 +158,8 @@ static bool take_parameter(const char *name, const json_t *value, struct engine_
     bool normal =
         kind == ENGINE_INITIALIZER_RANDOM_NORMAL || kind == ENGINE_INITIALIZER_TRUNCATED_NORMAL;
 
+    if (strcmp(name, "dtype") == 0)
+        return json_is_string(value) || json_is_null(value); /* Keras drops it too */
     if (strcmp(name, "seed") == 0 && kind >= ENGINE_INITIALIZER_RANDOM_UNIFORM &&
         kind != ENGINE_INITIALIZER_IDENTITY)
         return take_seed(value, ret);
@@ -181,7 +185,7 @@ enum engine_code api_layer_objects_initializer(const char *key, const json_t *va
 {
     const json_t *config;
     const char *name;
-    json_t *item;
+    json_t *item, *meant;
     char folded[48];
     size_t i = 0, count = sizeof initializers / sizeof initializers[0];
 
@@ -193,7 +197,10 @@ enum engine_code api_layer_objects_initializer(const char *key, const json_t *va
     *ret = initializers[i].start;
     json_object_foreach((json_t *)config, name, item)
     {
-        if (!take_parameter(name, item, ret))
+        ENGINE_TRY(api_python_json_value(item, &meant, err));
+        bool is_taken = take_parameter(name, meant, ret);
+        json_decref(meant);
+        if (!is_taken)
             return bad_parameter(key, ret->class_name, name, err);
     }
     return ENGINE_OK;
@@ -228,7 +235,7 @@ enum engine_code api_layer_objects_regularizer(const char *key, const json_t *va
     static const char *const names[] = {"l1", "l2", "l1l2", "orthogonalregularizer"};
     const json_t *config;
     const char *name;
-    json_t *item;
+    json_t *item, *meant;
     char folded[48];
     int i = 0;
 
@@ -247,7 +254,10 @@ enum engine_code api_layer_objects_regularizer(const char *key, const json_t *va
     ret->factor = i == 3 ? 0.01 : 0;
     json_object_foreach((json_t *)config, name, item)
     {
-        if (!take_penalty(name, item, ret))
+        ENGINE_TRY(api_python_json_value(item, &meant, err));
+        bool is_taken = take_penalty(name, meant, ret);
+        json_decref(meant);
+        if (!is_taken)
             return bad_parameter(key, "the regularizer", name, err);
     }
     return ENGINE_OK;
@@ -296,7 +306,7 @@ enum engine_code api_layer_objects_constraint(const char *key, const json_t *val
         {.kind = ENGINE_CONSTRAINT_RADIAL}};
     const json_t *config;
     const char *name;
-    json_t *item;
+    json_t *item, *meant;
     char folded[48];
     int i = 0;
 
@@ -311,7 +321,10 @@ enum engine_code api_layer_objects_constraint(const char *key, const json_t *val
     *ret = starts[i];
     json_object_foreach((json_t *)config, name, item)
     {
-        if (!take_bound(name, item, ret))
+        ENGINE_TRY(api_python_json_value(item, &meant, err));
+        bool is_taken = take_bound(name, meant, ret);
+        json_decref(meant);
+        if (!is_taken)
             return bad_parameter(key, "the constraint", name, err);
     }
     return ENGINE_OK;

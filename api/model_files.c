@@ -14,11 +14,13 @@
 #include <unistd.h>
 
 #include "api/layer_config.h"
+#include "api/layer_search.h"
 #include "api/limits.h"
-#include "engine/formats/json.h"
+#include "api/python_json.h"
 #include "engine/formats/safetensors.h"
 
-enum { CONFIG_BYTES = 1 << 20, NAME_BYTES = 256, LIST_BYTES = 160 };
+/* A model of a hundred layers writes half a megabyte of configuration. */
+enum { CONFIG_BYTES = 4 << 20, NAME_BYTES = 256, LIST_BYTES = 160 };
 
 /* Where the files come from. */
 struct place {
@@ -36,9 +38,10 @@ struct content {
 
 /* What model.json says. */
 struct serving {
-    char *config;  /* the layer's configuration as text; NULL: in layer.json */
-    bool is_layer; /* the text read last was a layer's configuration, not model.json's */
-    char weights[NAME_BYTES], prefix[NAME_BYTES];
+    json_t *config;         /* the layer's, or a model's that holds it; NULL: in layer.json */
+    json_t *layer, *prefix; /* texts; NULL: not given */
+    bool is_layer;          /* the text read last was a configuration of Keras, not model.json */
+    char weights[NAME_BYTES];
     bool initialize;
     uint64_t seed;
     struct api_model_settings settings;
@@ -346,44 +349,62 @@ static enum engine_code read_warmup(const json_t *value, struct api_model_settin
     return ENGINE_OK;
 }
 
-static enum engine_code keep_config(const char *text, size_t size, struct serving *ret,
-                                    struct engine_error *err)
-{
-    ret->config = strndup(text, size);
-    return ret->config != NULL
-               ? ENGINE_OK
-               : engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for a configuration");
-}
-
-/* The layer's configuration: an object, or the path of a file. */
-static enum engine_code read_config(const struct place *place, json_t *value, struct serving *ret,
-                                    struct engine_error *err)
+static enum engine_code read_document(const struct place *place, const char *name, json_t **ret,
+                                      struct engine_error *err)
 {
     struct content content = {NULL, 0, NULL};
-    if (json_is_object(value)) {
-        ret->config = engine_json_text(json_incref(value), JSON_COMPACT);
-        return ret->config != NULL
-                   ? ENGINE_OK
-                   : engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for model.json");
-    }
-    if (!json_is_string(value))
-        return refuse("config", "an object, or the path of a file", err);
-    ENGINE_TRY(read_file(place, json_string_value(value), CONFIG_BYTES, &content, err));
-    enum engine_code code = keep_config(content.bytes, content.size, ret, err);
+    ENGINE_TRY(read_file(place, name, CONFIG_BYTES, &content, err));
+    enum engine_code code = api_python_json_load(name, content.bytes, content.size, ret, err);
     free(content.owned);
     return code;
 }
 
-static enum engine_code check_class(const json_t *value, struct engine_error *err)
+/* Of a layer or a model: an object, or the path of a file. */
+static enum engine_code read_config(const struct place *place, const json_t *value,
+                                    struct serving *ret, struct engine_error *err)
 {
-    const char *name = json_string_value(value);
-    if (name == NULL)
+    if (json_is_string(value))
+        return read_document(place, json_string_value(value), &ret->config, err);
+    if (!json_is_object(value) && !json_is_array(value))
+        return refuse("config", "an object, or the path of a file", err);
+    ret->config = json_incref((json_t *)value);
+    return ENGINE_OK;
+}
+
+/* The class belongs to the configuration beside it: {"class_name", "config"} is what Keras writes
+ * of a layer or a model, unless the configuration says its class itself. Without a configuration
+ * it says what layer.json has to be. */
+static enum engine_code settle_class(json_t *root, struct serving *ret, struct engine_error *err)
+{
+    json_t *name = json_object_get(root, "class_name");
+    const json_t *config = NULL;
+    enum engine_code code = ENGINE_OK;
+    if (name == NULL || json_object_get(ret->config, "class_name") != NULL)
+        return ENGINE_OK;
+    if (!json_is_string(name))
         return refuse("class_name", "a text", err);
-    if (strcmp(name, "ReuseMultiHeadAttention") != 0)
-        return engine_error_set(err, ENGINE_UNSUPPORTED,
-                                "model.json: class_name is %.60s; only ReuseMultiHeadAttention is "
-                                "served",
-                                name);
+    json_t *joined = ret->config != NULL
+                         ? json_pack("{s:O,s:O}", "class_name", name, "config", ret->config)
+                         : json_pack("{s:O,s:{}}", "class_name", name, "config");
+    if (joined == NULL)
+        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for model.json");
+    if (ret->config == NULL) {
+        code = api_layer_search_find(joined, NULL, &config, err);
+        json_decref(joined);
+        return code;
+    }
+    json_decref(ret->config);
+    ret->config = joined;
+    return ENGINE_OK;
+}
+
+/* Names of layers and scopes may be of any length: Keras permits them. */
+static enum engine_code keep_text(const char *key, const json_t *value, json_t **ret,
+                                  struct engine_error *err)
+{
+    if (!json_is_string(value))
+        return refuse(key, "a text", err);
+    *ret = json_incref((json_t *)value);
     return ENGINE_OK;
 }
 
@@ -391,13 +412,15 @@ static enum engine_code read_key(const struct place *place, const char *key, jso
                                  struct serving *ret, struct engine_error *err)
 {
     if (strcmp(key, "class_name") == 0)
-        return check_class(value, err);
+        return ENGINE_OK; /* settle_class */
     if (strcmp(key, "config") == 0)
         return read_config(place, value, ret, err);
     if (strcmp(key, "weights") == 0)
         return read_name(key, value, ret->weights, err);
     if (strcmp(key, "prefix") == 0)
-        return read_name(key, value, ret->prefix, err);
+        return keep_text(key, value, &ret->prefix, err);
+    if (strcmp(key, "layer") == 0)
+        return keep_text(key, value, &ret->layer, err);
     if (strcmp(key, "outputs") == 0)
         return read_outputs(value, &ret->settings.defaults, err);
     if (strcmp(key, "warmup") == 0)
@@ -422,34 +445,24 @@ static enum engine_code read_key(const struct place *place, const char *key, jso
                             key);
 }
 
-/* A configuration of Keras and model.json may stand in each other's place: the keys tell. */
-static bool is_layer(json_t *root)
-{
-    return json_object_get(root, "num_heads") != NULL ||
-           json_object_get(root, "registered_name") != NULL ||
-           json_object_get(root, "module") != NULL;
-}
-
+/* A document of Keras and model.json may stand in each other's place: the keys tell. */
 static enum engine_code read_model_json(const struct place *place, const void *bytes, size_t size,
                                         struct serving *ret, struct engine_error *err)
 {
-    json_error_t error;
     json_t *root, *value;
     const char *key;
     enum engine_code code = ENGINE_OK;
-    ENGINE_TRY(engine_json_load(bytes, size, JSON_REJECT_DUPLICATES, &root, &error, err));
-    if (root == NULL)
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "model.json is no valid JSON at byte %d: %.100s", error.position,
-                                error.text);
+    ENGINE_TRY(api_python_json_load("model.json", bytes, size, &root, err));
     if (!json_is_object(root)) {
         code = engine_error_set(err, ENGINE_INVALID_ARGUMENT, "model.json must be an object");
-    } else if (is_layer(root)) {
+    } else if (api_layer_search_is_keras(root)) {
         ret->is_layer = true;
-        code = keep_config(bytes, size, ret, err);
+        ret->config = json_incref(root);
     } else {
         json_object_foreach(root, key, value) if (code == ENGINE_OK) code =
             read_key(place, key, value, ret, err);
+        if (code == ENGINE_OK)
+            code = settle_class(root, ret, err);
     }
     json_decref(root);
     return code;
@@ -474,10 +487,10 @@ static enum engine_code read_model_file(const struct place *place, struct servin
 static enum engine_code read_beside(const struct place *place, struct serving *ret,
                                     struct engine_error *err)
 {
-    char *config = ret->config;
+    json_t *config = ret->config;
     ret->config = NULL;
     enum engine_code code = read_model_file(place, ret, err);
-    free(ret->config);
+    json_decref(ret->config);
     ret->config = config;
     return code;
 }
@@ -486,7 +499,6 @@ static enum engine_code read_beside(const struct place *place, struct serving *r
 static enum engine_code read_serving(const struct place *place, const char *config_json,
                                      struct serving *ret, struct engine_error *err)
 {
-    struct content content = {NULL, 0, NULL};
     if (config_json == NULL)
         ENGINE_TRY(read_model_file(place, ret, err));
     else
@@ -497,10 +509,7 @@ static enum engine_code read_serving(const struct place *place, const char *conf
         return refuse("initialize", "left out where weights are given", err);
     if (ret->config != NULL)
         return ENGINE_OK;
-    ENGINE_TRY(read_file(place, "layer.json", CONFIG_BYTES, &content, err));
-    enum engine_code code = keep_config(content.bytes, content.size, ret, err);
-    free(content.owned);
-    return code;
+    return read_document(place, "layer.json", &ret->config, err);
 }
 
 /* ---- the model ----------------------------------------------------------------------------- */
@@ -513,11 +522,12 @@ static enum engine_code open_model(struct engine *engine, const struct place *pl
     struct engine_safetensors *file = NULL;
     struct content bytes = {NULL, 0, NULL};
     struct engine_model_source source = {.config = &config,
-                                         .prefix = serving->prefix,
+                                         .prefix = json_string_value(serving->prefix),
                                          .initialize = serving->initialize,
                                          .seed = serving->seed,
                                          .precision = serving->settings.precision};
-    ENGINE_TRY(api_layer_config_read(serving->config, strlen(serving->config), &config, err));
+    ENGINE_TRY(api_layer_config_read_document(serving->config, json_string_value(serving->layer),
+                                              &config, err));
     enum engine_code code = ENGINE_OK;
     if (!serving->initialize) {
         code = open_weights(place, serving, &bytes, &file, err);
@@ -546,6 +556,8 @@ enum engine_code api_model_files_open(struct engine *engine, const char *directo
         code = open_model(engine, &place, &serving, ret_model, err);
     if (code == ENGINE_OK)
         *ret_settings = serving.settings;
-    free(serving.config);
+    json_decref(serving.config);
+    json_decref(serving.layer);
+    json_decref(serving.prefix);
     return code;
 }

