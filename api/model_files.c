@@ -18,9 +18,10 @@
 #include "api/limits.h"
 #include "api/python_json.h"
 #include "engine/formats/safetensors.h"
+#include "engine/name_list.h"
 
 /* A model of a hundred layers writes half a megabyte of configuration. */
-enum { CONFIG_BYTES = 4 << 20, NAME_BYTES = 256, LIST_BYTES = 160 };
+enum { CONFIG_BYTES = 4 << 20, NAME_BYTES = 256 };
 
 /* Where the files come from. */
 struct place {
@@ -49,27 +50,31 @@ struct serving {
 
 /* ---- files --------------------------------------------------------------------------------- */
 
-enum { OPEN_FLAGS = O_RDONLY | O_CLOEXEC | O_NONBLOCK }; /* no waiting for a pipe's writer */
+/* To read, without waiting for a pipe's writer; and to see whether a file is there, which needs no
+ * right to read it. */
+enum { READ_FLAGS = O_RDONLY | O_CLOEXEC | O_NONBLOCK, LOOK_FLAGS = O_PATH | O_CLOEXEC };
 
 /* For kernels and sandboxes without openat2: the resolved path, links followed, must begin with
  * the directory's. Who can write there could swap a link meanwhile: second best. */
-static int open_resolved(const char *directory, const char *path)
+static int open_resolved(const char *directory, const char *path, int flags)
 {
     char root[PATH_MAX], joined[PATH_MAX], full[PATH_MAX];
     int length = snprintf(joined, sizeof joined, "%s/%s", directory, path);
+    errno = EXDEV;
     if (path[0] == '/' || length >= (int)sizeof joined || realpath(directory, root) == NULL ||
         realpath(joined, full) == NULL)
         return -1;
     size_t root_length = strcmp(root, "/") == 0 ? 0 : strlen(root);
+    errno = EXDEV;
     if (strncmp(full, root, root_length) != 0 || full[root_length] != '/')
         return -1;
-    return open(full, OPEN_FLAGS | O_NOFOLLOW);
+    return open(full, flags | O_NOFOLLOW);
 }
 
-/* Opens a path below a directory; nothing leads out of it, no "..", no link. */
-static int open_beneath(const char *directory, const char *path)
+/* Opens a path below a directory; nothing leads out of it, no "..", no link. -1: errno. */
+static int open_beneath(const char *directory, const char *path, int flags)
 {
-    struct open_how how = {.flags = OPEN_FLAGS, .resolve = RESOLVE_BENEATH};
+    struct open_how how = {.flags = (unsigned)flags, .resolve = RESOLVE_BENEATH};
     int at = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (at < 0)
         return -1;
@@ -78,26 +83,9 @@ static int open_beneath(const char *directory, const char *path)
     close(at);
     /* EPERM is what sandboxes answer to a system call that they do not know. */
     if (descriptor < 0 && (error == ENOSYS || error == EPERM))
-        return open_resolved(directory, path);
+        return open_resolved(directory, path, flags);
     errno = error;
     return descriptor;
-}
-
-/* A file that was not opened may be there all the same. *ret is -1 if it is not, or is out of
- * reach. */
-static enum engine_code open_file(const char *directory, const char *path, int *ret,
-                                  struct engine_error *err)
-{
-    *ret = open_beneath(directory, path);
-    if (*ret >= 0)
-        return ENGINE_OK;
-    if (errno == ENOMEM || errno == EMFILE || errno == ENFILE)
-        return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "cannot open %.100s: %s", path,
-                                strerror(errno));
-    if (errno == EIO || errno == EAGAIN)
-        return engine_error_set(err, ENGINE_INTERNAL, "cannot open %.100s: %s", path,
-                                strerror(errno));
-    return ENGINE_OK;
 }
 
 static enum engine_code read_descriptor(int descriptor, const char *name, size_t limit,
@@ -119,14 +107,53 @@ static enum engine_code read_descriptor(int descriptor, const char *name, size_t
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0) {
+            engine_error_set_detail(err, "%zu of %zu bytes: %s", at, size,
+                                    got < 0 ? strerror(errno) : "it became shorter");
             free(bytes);
-            return engine_error_set(err, ENGINE_INTERNAL, "%.100s: %zu of %zu bytes were read: %s",
-                                    name, at, size, got < 0 ? strerror(errno) : "it is cut");
+            return engine_error_set(err, ENGINE_UNAVAILABLE,
+                                    "file %.150s could not be read to its end", name);
         }
         at += (size_t)got;
     }
     *ret = (struct content){bytes, at, bytes};
     return ENGINE_OK;
+}
+
+static bool is_absent(int error)
+{
+    return error == ENOENT || error == ENOTDIR || error == ELOOP || error == EXDEV;
+}
+
+/* Of memory or descriptors. */
+static bool is_short(int error)
+{
+    return error == ENOMEM || error == EMFILE || error == ENFILE;
+}
+
+/* The reason is for everybody; where the file lies, whose it is and who reads is the operator's. */
+static enum engine_code refuse_open(const char *directory, const char *name, int error,
+                                    struct engine_error *err)
+{
+    char path[PATH_MAX], rights[80] = "";
+    struct stat status;
+    if (is_absent(error))
+        return engine_error_set(err, ENGINE_NOT_FOUND, "file %.150s is missing or out of reach",
+                                name);
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    if (stat(path, &status) == 0)
+        snprintf(rights, sizeof rights, ", mode %04o of user %u, group %u", status.st_mode & 07777,
+                 status.st_uid, status.st_gid);
+    engine_error_set_detail(err, "%.300s: %s (errno %d)%s; attnd is user %u, group %u", path,
+                            strerror(error), error, rights, geteuid(), getegid());
+    if (is_short(error))
+        return engine_error_set(err, ENGINE_OUT_OF_MEMORY,
+                                "cannot open %.150s: memory or descriptors are short", name);
+    if (error == EACCES || error == EPERM)
+        return engine_error_set(err, ENGINE_UNAVAILABLE,
+                                "file %.150s is there, but the server has no right to read it; "
+                                "whom it belongs to can grant it (chmod a+r)",
+                                name);
+    return engine_error_set(err, ENGINE_UNAVAILABLE, "file %.150s cannot be opened", name);
 }
 
 static const struct api_model_file *find_file(const struct place *place, const char *name)
@@ -137,7 +164,6 @@ static const struct api_model_file *find_file(const struct place *place, const c
     return NULL;
 }
 
-/* NOT_FOUND leaves the message to the caller's taste. */
 static enum engine_code read_file(const struct place *place, const char *name, size_t limit,
                                   struct content *ret, struct engine_error *err)
 {
@@ -146,28 +172,31 @@ static enum engine_code read_file(const struct place *place, const char *name, s
         *ret = (struct content){file->bytes, file->size, NULL};
         return ENGINE_OK;
     }
-    int descriptor = -1;
-    if (place->directory != NULL && place->files_count == 0)
-        ENGINE_TRY(open_file(place->directory, name, &descriptor, err));
+    if (place->directory == NULL || place->files_count > 0)
+        return refuse_open("", name, ENOENT, err);
+    int descriptor = open_beneath(place->directory, name, READ_FLAGS);
     if (descriptor < 0)
-        return engine_error_set(err, ENGINE_NOT_FOUND, "file %.150s is missing or out of reach",
-                                name);
+        return refuse_open(place->directory, name, errno, err);
     enum engine_code code = read_descriptor(descriptor, name, limit, ret, err);
     close(descriptor);
     return code;
 }
 
+/* What lies in a directory that may not be searched counts as not there: a volume's lost+found is
+ * no model. */
 static enum engine_code has_file(const struct place *place, const char *name, bool *ret,
                                  struct engine_error *err)
 {
-    int descriptor = -1;
     *ret = find_file(place, name) != NULL;
     if (place->files_count > 0 || place->directory == NULL)
         return ENGINE_OK;
-    ENGINE_TRY(open_file(place->directory, name, &descriptor, err));
+    int descriptor = open_beneath(place->directory, name, LOOK_FLAGS);
     *ret = descriptor >= 0;
-    if (descriptor >= 0)
-        close(descriptor);
+    if (descriptor < 0)
+        return is_absent(errno) || errno == EACCES
+                   ? ENGINE_OK
+                   : refuse_open(place->directory, name, errno, err);
+    close(descriptor);
     return ENGINE_OK;
 }
 
@@ -190,7 +219,8 @@ static bool ends_with(const char *name, const char *end)
 /* Formats of weights that people have and this server does not read. */
 static const char *other_format(const char *name)
 {
-    static const char *const ends[][2] = {{".h5", "HDF5"},
+    static const char *const ends[][2] = {{".safetensors.index.json", "an index of safetensors"},
+                                          {".h5", "HDF5"},
                                           {".hdf5", "HDF5"},
                                           {".keras", "Keras archive"},
                                           {".npz", "NumPy archive"},
@@ -208,7 +238,7 @@ static const char *other_format(const char *name)
 struct search {
     int found;
     char name[NAME_BYTES];
-    char list[LIST_BYTES];
+    struct engine_name_list list;
     const char *other;
 };
 
@@ -223,11 +253,8 @@ static void look_at(struct search *search, const char *name)
         search->found++;
         snprintf(search->name, sizeof search->name, "%s", name);
     }
-    if (ours || other != NULL) {
-        size_t used = strlen(search->list);
-        snprintf(search->list + used, sizeof search->list - used, "%s%.60s", used > 0 ? ", " : "",
-                 name);
-    }
+    if (ours || other != NULL)
+        engine_name_list_add(&search->list, name);
 }
 
 static enum engine_code search_place(const struct place *place, struct search *search,
@@ -238,9 +265,12 @@ static enum engine_code search_place(const struct place *place, struct search *s
     if (place->files_count > 0 || place->directory == NULL)
         return ENGINE_OK;
     DIR *directory = opendir(place->directory);
-    if (directory == NULL)
-        return engine_error_set(err, errno == ENOMEM ? ENGINE_OUT_OF_MEMORY : ENGINE_INTERNAL,
-                                "cannot list the model's directory: %s", strerror(errno));
+    if (directory == NULL) {
+        engine_error_set_detail(err, "%.300s: %s (errno %d)", place->directory, strerror(errno),
+                                errno);
+        return engine_error_set(err, is_short(errno) ? ENGINE_OUT_OF_MEMORY : ENGINE_UNAVAILABLE,
+                                "the model's directory cannot be listed");
+    }
     for (const struct dirent *entry; (entry = readdir(directory)) != NULL;)
         look_at(search, entry->d_name);
     closedir(directory);
@@ -267,11 +297,11 @@ static enum engine_code find_weights(const struct place *place, char name[NAME_B
         return engine_error_set(err, ENGINE_UNSUPPORTED,
                                 "weights are given as %s (%s), which is not read here; convert "
                                 "them to weights.safetensors",
-                                search.other, search.list);
+                                search.other, engine_name_list_text(&search.list));
     return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                             "exactly one weight file must be there, weights.safetensors; found: "
                             "%s",
-                            search.found == 0 ? "none" : search.list);
+                            search.found == 0 ? "none" : engine_name_list_text(&search.list));
 }
 
 static enum engine_code open_weights(const struct place *place, struct serving *serving,
@@ -289,7 +319,11 @@ static enum engine_code open_weights(const struct place *place, struct serving *
                                 "weights are given as %s (%.100s), which is not read here",
                                 other_format(serving->weights), serving->weights);
     ENGINE_TRY(read_file(place, serving->weights, SIZE_MAX >> 1, bytes, err));
-    return engine_safetensors_parse(bytes->bytes, bytes->size, ret, err);
+    struct engine_error cause = {.code = ENGINE_OK};
+    enum engine_code code = engine_safetensors_parse(bytes->bytes, bytes->size, ret, &cause);
+    return code == ENGINE_OK
+               ? ENGINE_OK
+               : engine_error_set(err, code, "%.100s: %s", serving->weights, cause.message);
 }
 
 /* ---- model.json ---------------------------------------------------------------------------- */

@@ -35,7 +35,8 @@ ENGINE_MUST_CHECK enum engine_code api_model_files_is_model(const char *director
 
 /* Opens the model of a directory. files, if files_count > 0, take the directory's place
  * (directory may then be NULL); config_json, if not NULL, takes layer.json's or model.json's
- * place (it may hold either). Errors: NOT_FOUND, INVALID_ARGUMENT, SHAPE_MISMATCH, ... */
+ * place (it may hold either). Errors: NOT_FOUND, UNAVAILABLE (a file is there and may not be read:
+ * why is the error's detail, for the operator), INVALID_ARGUMENT, SHAPE_MISMATCH, ... */
 ENGINE_MUST_CHECK enum engine_code
 api_model_files_open(struct engine *engine, const char *directory,
                      const struct api_model_file *files, size_t files_count,

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/formats/json.h"
+#include "engine/formats/signature.h"
 
 static enum engine_code no_memory(struct engine_error *err)
 {
@@ -70,6 +71,10 @@ enum engine_code api_python_json_load(const char *what, const char *text, size_t
     free(strict);
     if (code != ENGINE_OK || *ret != NULL)
         return code;
+    const char *instead = engine_signature_of(text, size);
+    if (instead != NULL && strcmp(instead, "JSON text") != 0)
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "%s is not JSON but %s", what,
+                                instead);
     return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "%s is not JSON: line %d: %.120s", what,
                             where.line, where.text);
 }
@@ -155,6 +160,7 @@ static json_t *read_round(struct reader *reader, bool is_call, int depth)
         return value;
     }
     json_decref(value);
+    reader->is_short_of_memory = reader->is_short_of_memory || alone.is_short_of_memory;
     return read_items(reader, ")", depth);
 }
 
@@ -195,7 +201,7 @@ static json_t *literal_of(const json_t *text, bool *is_short_of_memory)
         return NULL;
     json_t *value = read_literal(&reader, 0);
     *is_short_of_memory = reader.is_short_of_memory;
-    if (value != NULL && *reader.at == '\0')
+    if (value != NULL && *reader.at == '\0' && !reader.is_short_of_memory)
         return value;
     json_decref(value);
     return NULL;

@@ -92,6 +92,10 @@ static enum engine_code read_tensors(struct api_request_state *state,
         enum engine_input input;
         size_t bytes = 0;
         ENGINE_TRY(api_parameters_input(state, tensors[i].name, &input, err));
+        if (tensors[i].foreign != NULL)
+            return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                    "input %.80s has the type %s, which is not read",
+                                    tensors[i].name, tensors[i].foreign);
         (void)engine_tensor_bytes(&tensor, &bytes);
         ENGINE_TRY(api_state_view(state, &tensor, tensor.data, bytes, err));
         state->request.call.inputs[input] = tensor;
@@ -155,8 +159,8 @@ void api_safetensors_message_write(struct api_writer *writer, const struct api_r
                 engine_tensor_element_bytes(tensor->dtype) != element)
                 continue;
             order[count] = (enum engine_output)i;
-            tensors[count++] =
-                (struct engine_named_tensor){engine_output_name((enum engine_output)i), *tensor};
+            tensors[count++] = (struct engine_named_tensor){
+                .name = engine_output_name((enum engine_output)i), .tensor = *tensor};
         }
     if (writer->code == ENGINE_OK)
         writer->code =

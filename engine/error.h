@@ -24,7 +24,7 @@ enum engine_code {
     ENGINE_MEDIA_TYPE,       /* a content type or encoding that is not understood              */
     ENGINE_OVERLOADED,       /* queue or budget full: try again                                */
     ENGINE_UNSUPPORTED,      /* valid, not served here                                         */
-    ENGINE_UNAVAILABLE,      /* draining, or the model is not loaded                           */
+    ENGINE_UNAVAILABLE,      /* draining, the model is not loaded, or its files are unreadable */
     ENGINE_DEADLINE,         /* the call's time passed                                         */
     ENGINE_CANCELLED,        /* the client left; nobody reads the answer                       */
     ENGINE_OUT_OF_MEMORY,    /* the system refused memory that the budget allowed              */

@@ -42,6 +42,8 @@ struct engine_tensor {
 struct engine_named_tensor {
     const char *name;
     struct engine_tensor tensor;
+    const char *foreign; /* NULL, or a type that nothing here reads ("F8_E4M3"): tensor.data is
+                            NULL then and its dtype means nothing */
 };
 
 /* Bytes of one element: 1, 2, 4 or 8. */

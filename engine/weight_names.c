@@ -240,7 +240,8 @@ static bool is_any_of(const struct engine_named_tensor *const *found,
 
 /* What the layer of this configuration does not have: a name misspelt, or weights of a layer that
  * was configured otherwise. What lies in other scopes is other layers' and left alone, and where
- * there are others a table outside the scope may be theirs; so is what the prefix leaves out. */
+ * there are others a table outside the scope may be theirs; so is what the prefix leaves out, and
+ * what has a type that nothing here reads: no layer needs it. */
 static enum engine_code refuse_left_over(const struct search *search,
                                          const struct engine_named_tensor *const *found,
                                          struct engine_error *err)
@@ -252,7 +253,7 @@ static enum engine_code refuse_left_over(const struct search *search,
     for (size_t i = 0; i < search->count && stranger == NULL; i++) {
         const struct engine_named_tensor *tensor = &search->tensors[i];
         struct parts parts = split(tensor->name);
-        if (is_any_of(found, tensor) ||
+        if (is_any_of(found, tensor) || tensor->foreign != NULL ||
             strncmp(tensor->name, search->prefix, search->prefix_length) != 0)
             continue;
         if (is_inside(&scopes, &parts))

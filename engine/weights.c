@@ -150,15 +150,17 @@ static enum engine_code allocate(struct engine_weights *weights, enum engine_wei
 static enum engine_code load_one(struct engine_weights *weights,
                                  const struct engine_layer_config *config,
                                  const struct known *known, enum engine_weight weight,
-                                 const struct engine_tensor *given, struct engine_error *err)
+                                 const struct engine_named_tensor *named, struct engine_error *err)
 {
     struct engine_tensor wanted;
+    const struct engine_tensor *given = &named->tensor;
     const char *name = weights_table[weight].name;
     bool wide = config->policy == ENGINE_POLICY_FLOAT64;
-    if (!engine_tensor_dtype_is_float(given->dtype))
+    if (named->foreign != NULL || !engine_tensor_dtype_is_float(given->dtype))
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "weight %s has datatype %s, it must be a floating point type", name,
-                                engine_tensor_dtype_name(given->dtype));
+                                "weight %s has datatype %s, it must be F16, BF16, F32 or F64", name,
+                                named->foreign != NULL ? named->foreign
+                                                       : engine_tensor_dtype_name(given->dtype));
     expected_shape(config, known, weight, &wanted);
     ENGINE_TRY(check_shape(name, given, &wanted, err));
     ENGINE_TRY(allocate(weights, weight, given, wide, err));
@@ -240,7 +242,7 @@ static enum engine_code load_all(struct engine_weights *weights,
         if (found[i] == NULL)
             continue;
         look_back(weights, config, weight, &known);
-        ENGINE_TRY(load_one(weights, config, &known, weight, &found[i]->tensor, err));
+        ENGINE_TRY(load_one(weights, config, &known, weight, found[i], err));
         if (weight == ENGINE_WEIGHT_OUTPUT_REUSE_KERNEL ||
             weight == ENGINE_WEIGHT_OUTPUT_NEW_KERNEL)
             learn_output(&weights->tensors[weight], &known);

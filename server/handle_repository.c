@@ -59,11 +59,14 @@ static enum engine_code begin_control(struct server_request *request, struct eng
 
 static void log_change(struct server_request *request, const char *what)
 {
-    const struct engine_error *error = &request->error;
-    server_log_event(request->service->log,
-                     error->code == ENGINE_OK ? SERVER_LOG_INFO : SERVER_LOG_ERROR, request->id,
-                     "model %s: %s%s%s", request->match.model, what,
-                     error->code == ENGINE_OK ? "" : " failed: ", error->message);
+    char text[API_MAX_NAME_BYTES + 64];
+    bool failed = request->error.code != ENGINE_OK;
+    snprintf(text, sizeof text, "model %s: %s%s", request->match.model, what,
+             failed ? " failed: " : "");
+    if (failed)
+        server_log_failure(request->service->log, request->id, text, &request->error);
+    else
+        server_log_event(request->service->log, SERVER_LOG_INFO, request->id, "%s", text);
 }
 
 static void *run_load(void *argument)

@@ -364,6 +364,14 @@ void server_log_event(struct server_log *log, enum server_log_level level, const
     finish(log, &line);
 }
 
+void server_log_failure(struct server_log *log, const char *id, const char *what,
+                        const struct engine_error *err)
+{
+    bool has_detail = err->detail[0] != '\0';
+    server_log_event(log, SERVER_LOG_ERROR, id, "%s%s%s%s%s", what, err->message,
+                     has_detail ? " (" : "", err->detail, has_detail ? ")" : "");
+}
+
 void server_log_request(struct server_log *log, const struct server_log_request *request)
 {
     enum server_log_level level = request->status >= 500 ? SERVER_LOG_WARNING : SERVER_LOG_INFO;

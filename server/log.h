@@ -35,6 +35,10 @@ void server_log_flush(struct server_log *log);
 void server_log_event(struct server_log *log, enum server_log_level level, const char *id,
                       const char *format, ...) __attribute__((format(printf, 4, 5)));
 
+/* What failed, and why: the error's message and, for the operator alone, its detail. */
+void server_log_failure(struct server_log *log, const char *id, const char *what,
+                        const struct engine_error *err);
+
 /* One served request. */
 struct server_log_request {
     const char *id, *method, *path;

@@ -177,6 +177,7 @@ int main(int argc, char **argv)
         server_options_reset(&options);
     }
     if (code != ENGINE_OK)
-        fprintf(stderr, "attnd: %s\n", err.message);
+        fprintf(stderr, err.detail[0] != '\0' ? "attnd: %s (%s)\n" : "attnd: %s%s\n", err.message,
+                err.detail);
     return code == ENGINE_OK ? 0 : readable ? 1 : 2;
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "server/routes.h"
 
@@ -24,6 +25,7 @@ struct entry {
     struct version_set set;
     bool unloaded;    /* on purpose */
     char reason[512]; /* why there is no version; "": there is one */
+    char detail[512]; /* of the reason at the start, for the operator alone */
     struct entry *next;
 };
 
@@ -64,9 +66,11 @@ static enum engine_code add_version(struct server_repository *repository, struct
         return engine_error_set(err, ENGINE_TOO_LARGE, "model %s has more than %d versions",
                                 source->name, MAX_VERSIONS);
     enum engine_code code = server_model_open(repository->engine, source, &model, &cause);
-    if (code != ENGINE_OK)
+    if (code != ENGINE_OK) {
+        engine_error_set_detail(err, "%s", cause.detail);
         return engine_error_set(err, code, "model %.64s version %s: %s", source->name,
                                 source->version, cause.message);
+    }
     size_t at = set->count++;
     for (; at > 0 && compare_versions(set->models[at - 1]->version, model->version) > 0; at--)
         set->models[at] = set->models[at - 1];
@@ -100,12 +104,15 @@ static enum engine_code walk_directory(const struct walk *walk, const char *dire
 {
     struct dirent **names = NULL;
     int count = scandir(directory, &names, NULL, by_name);
-    if (count < 0)
-        return engine_error_set(err,
-                                errno == ENOMEM || errno == EMFILE || errno == ENFILE
-                                    ? ENGINE_OUT_OF_MEMORY
-                                    : ENGINE_INVALID_ARGUMENT,
-                                "directory %.150s: %s", directory, strerror(errno));
+    if (count < 0) {
+        int error = errno;
+        bool is_short = error == ENOMEM || error == EMFILE || error == ENFILE;
+        engine_error_set_detail(err, "%.300s: %s (errno %d); attnd is user %u, group %u", directory,
+                                strerror(error), error, geteuid(), getegid());
+        return engine_error_set(err, is_short ? ENGINE_OUT_OF_MEMORY : ENGINE_INVALID_ARGUMENT,
+                                is_short ? "no memory or descriptor to list a directory of models"
+                                         : "a directory of models is missing or may not be read");
+    }
     enum engine_code code = ENGINE_OK;
     for (int i = 0; i < count; i++) {
         char path[PATH_BYTES];
@@ -428,10 +435,11 @@ enum engine_code server_repository_open(struct engine *engine, struct server_log
         struct opening opening = {repository, &set, entry->name, NULL};
         if (open_directory(&opening, entry->directory, &cause) != ENGINE_OK) {
             if (options->action != SERVER_OPTIONS_CHECK) /* which prints it */
-                server_log_event(log, SERVER_LOG_ERROR, NULL, "%s", cause.message);
+                server_log_failure(log, NULL, "", &cause);
             release_set(&set);
         }
         replace(repository, entry, &set, false, cause.message);
+        snprintf(entry->detail, sizeof entry->detail, "%s", cause.detail);
     }
     update_ready(repository);
     malloc_trim(0); /* files and parsed weights; what stays is packed elsewhere */
@@ -572,6 +580,15 @@ void server_repository_list_reset(struct server_model_list *list)
     memset(list, 0, sizeof *list);
 }
 
+static void print_refusal(const struct server_repository *repository,
+                          const struct api_model_view *view, FILE *out)
+{
+    const struct entry *entry = find_entry(repository, view->name);
+    bool has_detail = entry != NULL && entry->detail[0] != '\0';
+    fprintf(out, "%s: not servable: %s%s%s%s\n", view->name, view->reason, has_detail ? " (" : "",
+            has_detail ? entry->detail : "", has_detail ? ")" : "");
+}
+
 enum engine_code server_repository_print(struct server_repository *repository, FILE *out,
                                          struct engine_error *err)
 {
@@ -586,7 +603,7 @@ enum engine_code server_repository_print(struct server_repository *repository, F
                     view->version, engine_model_bytes(view->model),
                     engine_precision_name(engine_model_precision(view->model)));
         else
-            fprintf(out, "%s: not servable: %s\n", view->name, view->reason);
+            print_refusal(repository, view, out);
     }
     server_repository_list_reset(&list);
     return all ? ENGINE_OK

@@ -48,7 +48,8 @@ static int64_t extent(const json_t *tensor, size_t rank, size_t index)
 static void add(struct tensors *tensors, const char *name, int rank, const int64_t *shape)
 {
     struct engine_named_tensor *tensor = &tensors->named[tensors->count++];
-    *tensor = (struct engine_named_tensor){name, {.dtype = ENGINE_F32, .rank = rank}};
+    *tensor =
+        (struct engine_named_tensor){.name = name, .tensor = {.dtype = ENGINE_F32, .rank = rank}};
     memcpy(tensor->tensor.shape, shape, (size_t)rank * sizeof *shape);
 }
 

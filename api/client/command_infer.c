@@ -10,6 +10,17 @@
 
 static const char expected[] = "expected/";
 
+static enum engine_code check_types(const struct engine_safetensors *call, struct engine_error *err)
+{
+    const struct engine_named_tensor *tensors = engine_safetensors_tensors(call);
+    for (size_t i = 0; i < engine_safetensors_count(call); i++)
+        if (tensors[i].foreign != NULL)
+            return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                    "tensor %.80s has the type %s, which no input has",
+                                    tensors[i].name, tensors[i].foreign);
+    return ENGINE_OK;
+}
+
 /* The tensors to be sent, by descending element size as the format wants them. */
 static enum engine_code choose(const struct engine_safetensors *file,
                                struct engine_named_tensor *ret, size_t *ret_count,
@@ -134,6 +145,7 @@ static enum engine_code ask(const struct wishes *wishes, const struct engine_saf
     size_t count = 0;
     uint64_t shown = 0;
     const struct api_client_options options = {.progress = show, .argument = &shown};
+    ENGINE_TRY(check_types(call, err));
     ENGINE_TRY(choose(call, tensors, &count, err));
     ENGINE_TRY(api_client_open(wishes->url, &options, &client, err));
     enum engine_code code =

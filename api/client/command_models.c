@@ -131,8 +131,8 @@ static enum engine_code copy_weights(const char *from, const char *directory, co
     const struct engine_named_tensor *all = engine_safetensors_tensors(file);
     struct engine_named_tensor *chosen = calloc(engine_safetensors_count(file) + 1, sizeof *chosen);
     for (size_t i = 0; chosen != NULL && i < engine_safetensors_count(file); i++) {
-        if (strncmp(all[i].name, prefix, length) != 0)
-            continue;
+        if (strncmp(all[i].name, prefix, length) != 0 || all[i].foreign != NULL)
+            continue; /* no layer needs what has a type that is not read */
         chosen[count] = all[i];
         chosen[count++].name += length;
     }

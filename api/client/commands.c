@@ -11,7 +11,8 @@
 
 int api_commands_fail(const struct engine_error *err)
 {
-    fprintf(stderr, "attn: %s\n", err->message);
+    fprintf(stderr, err->detail[0] != '\0' ? "attn: %s (%s)\n" : "attn: %s%s\n", err->message,
+            err->detail);
     return 1;
 }
 

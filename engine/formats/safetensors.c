@@ -11,7 +11,9 @@
 
 #include "engine/formats/json.h"
 
-enum { HEADER_LIMIT = 16 << 20, RANK_LIMIT = ENGINE_MAX_RANK, NAME_LIMIT = 512 };
+#include "engine/formats/signature.h"
+
+enum { HEADER_LIMIT = 16 << 20, RANK_LIMIT = ENGINE_MAX_RANK, NAME_LIMIT = 65535 };
 
 struct span {
     size_t begin, end;
@@ -35,15 +37,33 @@ static const struct {
     {"F64", ENGINE_F64},
 };
 
+/* Types of the format that nothing here reads: such tensors are skipped where none is needed. */
+static const struct {
+    const char *name;
+    unsigned bits;
+} foreign_types[] = {
+    {"F4", 4},          {"F6_E2M3", 6},     {"F6_E3M2", 6}, {"F8_E5M2", 8}, {"F8_E4M3", 8},
+    {"F8_E5M2FNUZ", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E8M0", 8}, {"C64", 64},
+};
+
 /* ---- one entry -------------------------------------------------------------------------- */
 
-static enum engine_code read_dtype(const char *name, const json_t *value, enum engine_dtype *ret,
+static enum engine_code read_dtype(const char *name, const json_t *value,
+                                   struct engine_named_tensor *ret, unsigned *ret_bits,
                                    struct engine_error *err)
 {
     const char *text = json_string_value(value);
     for (size_t i = 0; text != NULL && i < sizeof dtype_names / sizeof dtype_names[0]; i++) {
         if (strcmp(text, dtype_names[i].name) == 0) {
-            *ret = dtype_names[i].dtype;
+            ret->tensor.dtype = dtype_names[i].dtype;
+            *ret_bits = (unsigned)engine_tensor_element_bytes(dtype_names[i].dtype) * 8;
+            return ENGINE_OK;
+        }
+    }
+    for (size_t i = 0; text != NULL && i < sizeof foreign_types / sizeof foreign_types[0]; i++) {
+        if (strcmp(text, foreign_types[i].name) == 0) {
+            ret->foreign = foreign_types[i].name;
+            *ret_bits = foreign_types[i].bits;
             return ENGINE_OK;
         }
     }
@@ -90,45 +110,40 @@ static enum engine_code read_span(const char *name, const json_t *value, size_t 
     return ENGINE_OK;
 }
 
-static enum engine_code check_keys(const char *name, json_t *entry, struct engine_error *err)
+/* Elements smaller than a byte end at a byte's end. */
+static bool span_fits(const struct span *span, const struct engine_tensor *tensor, unsigned bits)
 {
-    const char *key;
-    json_t *value;
-    if (!json_is_object(entry) || json_object_size(entry) != 3)
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "safetensors: tensor %.80s must have dtype, shape and "
-                                "data_offsets",
-                                name);
-    json_object_foreach(entry, key, value) if (
-        strcmp(key, "dtype") != 0 && strcmp(key, "shape") != 0 &&
-        strcmp(key, "data_offsets") !=
-            0) return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                       "safetensors: tensor %.80s has an unknown key %.40s", name,
-                                       key);
-    return ENGINE_OK;
+    size_t count = 0, all_bits = 0;
+    return engine_tensor_count(tensor, &count) && engine_tensor_mul(count, bits, &all_bits) &&
+           all_bits % 8 == 0 && span->end - span->begin == all_bits / 8;
 }
 
+/* Keys that the format does not have are left alone, as the reference library leaves them. */
 static enum engine_code read_entry(const char *name, json_t *entry, const unsigned char *data,
                                    size_t data_bytes, struct engine_named_tensor *ret,
                                    struct span *ret_span, struct engine_error *err)
 {
-    struct engine_tensor tensor = {0};
-    size_t bytes = 0;
+    unsigned bits = 0;
+    *ret = (struct engine_named_tensor){.name = name};
     if (strlen(name) > NAME_LIMIT)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "safetensors: a tensor's name has %zu bytes; %d are allowed",
                                 strlen(name), NAME_LIMIT);
-    ENGINE_TRY(check_keys(name, entry, err));
-    ENGINE_TRY(read_dtype(name, json_object_get(entry, "dtype"), &tensor.dtype, err));
-    ENGINE_TRY(read_shape(name, json_object_get(entry, "shape"), &tensor, err));
+    if (!json_is_object(entry))
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                                "safetensors: tensor %.80s must have dtype, shape and "
+                                "data_offsets",
+                                name);
+    ENGINE_TRY(read_dtype(name, json_object_get(entry, "dtype"), ret, &bits, err));
+    ENGINE_TRY(read_shape(name, json_object_get(entry, "shape"), &ret->tensor, err));
     ENGINE_TRY(read_span(name, json_object_get(entry, "data_offsets"), data_bytes, ret_span, err));
-    if (!engine_tensor_bytes(&tensor, &bytes) || ret_span->end - ret_span->begin != bytes)
+    if (!span_fits(ret_span, &ret->tensor, bits))
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "safetensors: tensor %.80s has %zu bytes of data, its shape and "
                                 "dtype need another number",
                                 name, ret_span->end - ret_span->begin);
-    tensor.data = (void *)(uintptr_t)(data + ret_span->begin);
-    *ret = (struct engine_named_tensor){.name = name, .tensor = tensor};
+    if (ret->foreign == NULL)
+        ret->tensor.data = (void *)(uintptr_t)(data + ret_span->begin);
     return ENGINE_OK;
 }
 
@@ -138,7 +153,7 @@ static enum engine_code check_metadata(json_t *metadata, struct engine_error *er
 {
     const char *key;
     json_t *value;
-    bool strings = json_is_object(metadata);
+    bool strings = json_is_object(metadata) || json_is_null(metadata);
     json_object_foreach(metadata, key, value) strings = strings && json_is_string(value);
     if (strings)
         return ENGINE_OK;
@@ -197,6 +212,16 @@ static enum engine_code read_entries(struct engine_safetensors *file, const unsi
     return check_cover(file->spans, file->count, data_bytes, err);
 }
 
+/* JSON's white space before the brace; a byte order mark is none. */
+static bool begins_with_brace(const unsigned char *text, size_t length)
+{
+    size_t at = 0;
+    while (at < length &&
+           (text[at] == ' ' || text[at] == '\t' || text[at] == '\r' || text[at] == '\n'))
+        at++;
+    return at < length && text[at] == '{';
+}
+
 static enum engine_code read_header(struct engine_safetensors *file, const unsigned char *bytes,
                                     size_t size, struct engine_error *err)
 {
@@ -215,7 +240,7 @@ static enum engine_code read_header(struct engine_safetensors *file, const unsig
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "safetensors: the header has %llu bytes, only %zu follow",
                                 (unsigned long long)length, size - 8);
-    if (length == 0 || bytes[8] != '{')
+    if (!begins_with_brace(bytes + 8, (size_t)length))
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "safetensors: the header must begin with {");
     ENGINE_TRY(engine_json_load((const char *)bytes + 8, (size_t)length, JSON_REJECT_DUPLICATES,
@@ -227,18 +252,30 @@ static enum engine_code read_header(struct engine_safetensors *file, const unsig
     return read_entries(file, bytes + 8 + length, size - 8 - (size_t)length, err);
 }
 
+/* What is no safetensors at all is called what it is. */
+static enum engine_code refuse(const void *bytes, size_t size, const struct engine_error *cause,
+                               struct engine_error *err)
+{
+    const char *what =
+        cause->code == ENGINE_OUT_OF_MEMORY ? NULL : engine_signature_of(bytes, size);
+    if (what != NULL)
+        return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "safetensors: the file is %s", what);
+    return engine_error_set(err, cause->code, "%s", cause->message);
+}
+
 enum engine_code engine_safetensors_parse(const void *bytes, size_t size,
                                           struct engine_safetensors **ret, struct engine_error *err)
 {
     struct engine_safetensors *file = calloc(1, sizeof *file);
     if (file == NULL)
         return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for a safetensors header");
-    enum engine_code code = read_header(file, bytes, size, err);
+    struct engine_error cause = {.code = ENGINE_OK};
+    enum engine_code code = read_header(file, bytes, size, &cause);
     free(file->spans);
     file->spans = NULL;
     if (code != ENGINE_OK) {
         engine_safetensors_destroy(file);
-        return code;
+        return refuse(bytes, size, &cause, err);
     }
     *ret = file;
     return ENGINE_OK;
@@ -268,7 +305,7 @@ const struct engine_tensor *engine_safetensors_find(const struct engine_safetens
                                                     const char *name)
 {
     for (size_t i = 0; i < file->count; i++)
-        if (strcmp(file->tensors[i].name, name) == 0)
+        if (strcmp(file->tensors[i].name, name) == 0 && file->tensors[i].foreign == NULL)
             return &file->tensors[i].tensor;
     return NULL;
 }

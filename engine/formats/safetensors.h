@@ -2,8 +2,9 @@
  *
  * Hostile input assumed: every number is bounded before it is used. Follows
  * huggingface/safetensors: 8 bytes length, JSON header, data; offsets contiguous from 0 to the
- * end, no holes, no overlap, no duplicate names, at most 16 dimensions here.
- * Values are not checked (NaN is data). Threads: any. */
+ * end, no holes, no overlap. Here moreover no duplicate names, names of at most 65,535 bytes, at
+ * most 16 dimensions. Tensors of the format's types that nothing here reads (F4, F6_*, F8_*, C64)
+ * are in the list, marked foreign. Values are not checked (NaN is data). Threads: any. */
 #ifndef ENGINE_FORMATS_SAFETENSORS_H
 #define ENGINE_FORMATS_SAFETENSORS_H
 
@@ -15,7 +16,8 @@
 struct engine_safetensors; /* parsed header; tensors are views of the bytes given */
 
 /* Parses; borrows bytes until destroyed. Tensors need not be aligned. Errors: INVALID_ARGUMENT
- * naming tensor and rule, TOO_LARGE (header over 16 MiB), OUT_OF_MEMORY. */
+ * naming tensor and rule, or what the file is instead, TOO_LARGE (header over 16 MiB),
+ * OUT_OF_MEMORY. */
 ENGINE_MUST_CHECK enum engine_code engine_safetensors_parse(const void *bytes, size_t size,
                                                             struct engine_safetensors **ret,
                                                             struct engine_error *err);
@@ -23,7 +25,7 @@ void engine_safetensors_destroy(struct engine_safetensors *file); /* NULL is fin
 
 size_t engine_safetensors_count(const struct engine_safetensors *file);
 const struct engine_named_tensor *engine_safetensors_tensors(const struct engine_safetensors *file);
-/* NULL: no such tensor. */
+/* NULL: no such tensor, or a foreign one. */
 const struct engine_tensor *engine_safetensors_find(const struct engine_safetensors *file,
                                                     const char *name);
 /* A value of __metadata__; NULL: none. */

@@ -81,7 +81,7 @@ def arguments(r, rank):
         "use_bias": r.choice([True, True, False, 1, 0]),
         "output_shape": r.choice([None, None, 0, [], (), 5, [6], (7,), [2, 3], [2, 3, 4]]),
         "attention_axes": r.choice([None, None, 1, (1,), [1], np.int64(1)]
-                                   + [(1, 2), [2, 1], (2,), (-2,)] * (rank == 4)),
+                                   + [(1, 2), [2, 1], (2,), (-3,)] * (rank == 4)),
         "reuse_attention": r.choice([0, 0, False, -1, heads, r.randrange(heads + 1)]),
         "use_relative_pe": r.choice([False, True, 0, 1]), "pe_max_seq_length": r.choice([512, 9]),
         "name": name(r), "trainable": r.choice([True, True, False]),

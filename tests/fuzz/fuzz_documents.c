@@ -65,6 +65,8 @@ static void weights(const uint8_t *bytes, size_t size)
     const struct engine_named_tensor *tensors = engine_safetensors_tensors(file);
     for (size_t i = 0; i < engine_safetensors_count(file); i++) {
         size_t count = 0;
+        if (tensors[i].foreign != NULL)
+            continue;
         REQUIRE(engine_tensor_count(&tensors[i].tensor, &count));
         const uint8_t *at = tensors[i].tensor.data;
         for (size_t k = 0; k < count * engine_tensor_element_bytes(tensors[i].tensor.dtype); k++)

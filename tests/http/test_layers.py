@@ -3,8 +3,11 @@ writes them. The same call has to give the answer that the plain files give."""
 
 import base64
 import json
+import os
+import shutil
+import subprocess
 
-from attnd import GOLDEN, Daemon, ModelDirectory
+from attnd import BUILD, GOLDEN, Daemon, ModelDirectory
 from tensors import Tensor, golden, oip, read_oip, read_safetensors, write_safetensors
 
 TABLE = "relative_position_embeddings"
@@ -232,3 +235,99 @@ def test_blocks_and_wrapped_layers_are_refused_by_name():
         ]:
             _refused(_load(daemon, document), 501, *parts)
             _refused(_load(daemon, {}, layer=document), 501, *parts)
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+
+def _with_header(change, data=b""):
+    """The weights with a header changed, and data behind theirs."""
+    length = int.from_bytes(WEIGHTS[:8], "little")
+    header = change(json.loads(WEIGHTS[8:8 + length]), len(WEIGHTS) - 8 - length)
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + WEIGHTS[8 + length:] + data
+
+
+def _foreign(name, kind, size):
+    """A tensor of a type that nothing here reads, of `size` bytes and four elements."""
+    return lambda header, at: {**header, name: {"dtype": kind, "shape": [4],
+                                                "data_offsets": [at, at + size]}}
+
+
+def _foreign_kernel(kind, size):
+    """The kernel's own bytes belong to a tensor of another scope then."""
+    change = _foreign("query/kernel", kind, size)
+    return lambda header, at: {"b/c/d": header["query/kernel"], **change(header, at)}
+
+
+def test_safetensors_are_read_as_the_reference_library_reads_them():
+    types = {"F4": 2, "F6_E2M3": 3, "F6_E3M2": 3, "F8_E4M3": 4, "F8_E5M2": 4, "F8_E8M0": 4,
+             "F8_E4M3FNUZ": 4, "F8_E5M2FNUZ": 4, "C64": 32}
+    files = {kind: _with_header(_foreign("scale", kind, size), b"x" * size)
+             for kind, size in types.items()}
+    files["no metadata"] = _with_header(lambda header, _: {"__metadata__": None, **header})
+    files["white space"] = _with_header(lambda h, _: b" \t\r\n" + json.dumps(h).encode() + b" \n")
+    with Daemon("--allow-control", models=()) as daemon:
+        config = _config("self_attention")
+        for what, content in files.items():
+            reply = _load(daemon, config, **{"weights.safetensors": content})
+            assert reply.status == 200, (what, reply.body)
+            _ask(daemon, "uploaded", golden("self_attention"))
+        for kind, size in types.items():
+            content = _with_header(_foreign_kernel(kind, size), b"x" * size)
+            reply = _load(daemon, config, **{"weights.safetensors": content})
+            _refused(reply, 400, "query/kernel", kind)
+        reply = daemon.post("/v2/models/uploaded/infer",
+                            _with_header(_foreign("query", "F8_E4M3", 4), b"x" * 4),
+                            {"Content-Type": "application/safetensors"})
+        assert reply.status == 400, reply.body
+    return f"{len(files)} files"
+
+
+def test_what_is_no_weight_file_is_called_what_it_is():
+    index = json.dumps({"weight_map": {"query/kernel": "model-1.safetensors"}}).encode()
+    with Daemon("--allow-control", models=()) as daemon:
+        for content, part in [
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "Git LFS"),
+            (b"<!DOCTYPE html><html><title>Not found</title></html>", "HTML"),
+            (index, "index"), (b"", "empty"), (b"PK\x03\x04" + bytes(20), "ZIP"),
+        ]:
+            reply = _load(daemon, _config("self_attention"), **{"weights.safetensors": content})
+            _refused(reply, 400, "weights.safetensors", part)
+
+
+def test_a_file_that_may_not_be_read_is_said_with_its_path_to_the_operator_alone():
+    root = os.geteuid() == 0
+
+    def become_somebody():  # the superuser may read all
+        if root:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+
+    with ModelDirectory() as models:
+        target = models.copy("self_attention", "m")
+        models.path.chmod(0o755)
+        program = models.path / "attnd"  # where somebody else may run it
+        shutil.copy(BUILD / "attnd", program)
+        weights = target / "weights.safetensors"
+        weights.chmod(0o600 if root else 0)
+        with Daemon("--allow-control", "--model", f"m={target}", models=(), program=program,
+                    before_start=become_somebody) as daemon:
+            sentences = [daemon.post("/v2/repository/models/m/load").error(),
+                         daemon.post("/v2/repository/index").body.decode()]
+            for sentence in sentences:
+                assert "weights.safetensors is there, but the server has no right" in sentence
+                for secret in (str(models.path), "errno", "65534", "0600", "missing"):
+                    assert secret not in sentence, sentence
+            weights.chmod(0o644)
+            assert daemon.post("/v2/repository/models/m/load").status == 200
+            _ask(daemon, "m", golden("self_attention"))
+            weights.chmod(0o600 if root else 0)
+            check = subprocess.run([program, "--check", "--model", f"m={target}"], check=False,
+                                   capture_output=True, text=True, timeout=60,
+                                   preexec_fn=become_somebody)
+            assert check.returncode != 0 and f"{weights}: Permission denied" in check.stdout, check
+        log = "".join(daemon.log)
+        for part in (str(weights), "errno 13", "mode 0600" if root else "mode 0000"):
+            assert log.count(part) == 2, (part, log)  # at the start, and at the load

@@ -170,7 +170,8 @@ static void safetensors_go_both_ways(void **state)
     struct fixture *fixture = *state;
     float values[] = {1, 2, 3, 4};
     struct engine_named_tensor tensor = {
-        "query", {.dtype = ENGINE_F32, .rank = 3, .shape = {1, 2, 2}, .data = values}};
+        .name = "query",
+        .tensor = {.dtype = ENGINE_F32, .rank = 3, .shape = {1, 2, 2}, .data = values}};
     const char *metadata[] = {"return_attention_scores", "false", "id", "7", NULL};
     struct engine_error err = {0};
     char *header = NULL, body[512];

@@ -12,6 +12,7 @@
 #include <jansson.h>
 
 #include "api/layer_config.h"
+#include "api/python_json.h"
 
 static struct engine_layer_config read_text(const char *text)
 {
@@ -179,7 +180,7 @@ static const struct {
     {"attention_axes", "[1]", "\"ListWrapper([1])\""},
     {"attention_axes", "[1]", "\"_TupleWrapper((1,))\""},
     {"attention_axes", "[1, 2]", "\"(1, 2)\""},
-    {"attention_axes", "[-2]", "\"(-2,)\""},
+    {"attention_axes", "[-3]", "\"(-3,)\""},
     {"attention_axes", "[1]", "{\"class_name\": \"__tuple__\", \"items\": [1]}"},
     {"attention_axes", "[1]",
      "{\"class_name\": \"__numpy__\", \"config\": {\"value\": [1], \"dtype\": \"int64\"}}"},
@@ -548,6 +549,53 @@ static void a_writer_short_of_memory_writes_nothing(void **state)
     assert_true(failures > 100);
 }
 
+/* Whatever allocation fails, what is read is the whole configuration or an error that says so. */
+static void a_reader_short_of_memory_says_so(void **state)
+{
+    (void)state;
+    static const char text[] =
+        LAYER(", \"query_shape\": \"(None, Dimension(3), 4)\", \"attention_axes\": \"(1, 2)\", "
+              "\"dropout\": \"0.5\", \"value_shape\": {\"class_name\": \"TensorShape\", \"items\": "
+              "[\"2\", 3]}, \"kernel_constraint\": {\"class_name\": \"MaxNorm\", \"config\": "
+              "{\"max_value\": Infinity, \"axis\": {\"class_name\": \"__tuple__\", \"items\": [0, "
+              "1]}}}, \"output_shape\": \"7\"");
+    static const char plain[] = LAYER(
+        ", \"query_shape\": \"(None, 3, 4)\", \"attention_axes\": [1, 2], \"dropout\": 0.5, "
+        "\"value_shape\": [2, 3], \"output_shape\": 7, \"kernel_constraint\": "
+        "{\"class_name\": \"MaxNorm\", \"config\": {\"max_value\": \"Infinity\", \"axis\": [0, "
+        "1]}}");
+    struct engine_layer_config wanted = read_text(plain);
+    char *whole = api_layer_config_write(&wanted);
+    struct engine_error none = {0};
+    json_t *document = NULL;
+    int failures = 0;
+    assert_int_equal(api_python_json_load("a text", text, strlen(text), &document, &none),
+                     ENGINE_OK);
+    for (long n = 0; n >= 0;) {
+        struct engine_layer_config config;
+        struct engine_error err = {0};
+        json_set_alloc_funcs(failing_malloc, free);
+        allocations_left = n;
+        enum engine_code code = api_layer_config_read_document(document, NULL, &config, &err);
+        n = allocations_left >= 0 ? -1 : n + 1;
+        allocations_left = -1;
+        json_set_alloc_funcs(malloc, free);
+        if (code == ENGINE_OUT_OF_MEMORY) {
+            failures++;
+            continue;
+        }
+        if (code != ENGINE_OK)
+            fail_msg("after %ld allocations: %s", n, err.message);
+        char *written = api_layer_config_write(&config);
+        assert_string_equal(written, whole);
+        free(written);
+    }
+    json_decref(document);
+    free(whole);
+    print_message("%d allocations failed in turn\n", failures);
+    assert_true(failures > 20);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -564,6 +612,7 @@ int main(void)
         cmocka_unit_test(hostile_models_are_refused),
         cmocka_unit_test(mistakes_name_the_key),
         cmocka_unit_test(mistakes_inside_objects_name_the_key),
+        cmocka_unit_test(a_reader_short_of_memory_says_so),
         cmocka_unit_test(a_writer_short_of_memory_writes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -372,6 +372,72 @@ static void a_pipe_is_refused_and_not_waited_for(void **state)
     alarm(0);
 }
 
+/* The superuser may read all: what follows is done as somebody else. */
+static void give_up_rights(void)
+{
+    if (geteuid() == 0)
+        assert_int_equal(seteuid(65534), 0);
+}
+
+static void take_rights_back(void)
+{
+    assert_int_equal(seteuid(getuid()), 0);
+}
+
+static void a_file_that_may_not_be_read_is_not_called_missing(void **state)
+{
+    static const char *const names[] = {"layer.json", "model.json", "weights.safetensors"};
+    struct fixture *fixture = *state;
+    char path[128], where[256];
+    put_text(fixture, "layer.json", LAYER);
+    put_text(fixture, "model.json", "{}");
+    put_weights(fixture, "weights.safetensors");
+    assert_int_equal(chmod(fixture->root, 0755), 0);
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", fixture->root, names[i]);
+        assert_int_equal(chmod(path, 0), 0);
+        give_up_rights();
+        bool is_model = false;
+        enum engine_code looked = api_model_files_is_model(fixture->root, &is_model, NULL);
+        struct opened opened = open_root(fixture);
+        take_rights_back();
+        assert_true(looked == ENGINE_OK && is_model);
+        refused(opened, ENGINE_UNAVAILABLE, names[i]);
+        assert_non_null(strstr(opened.err.message, "no right to read it"));
+        snprintf(where, sizeof where, "%s: Permission denied (errno 13), mode 0000 of user %u",
+                 path, getuid());
+        if (strstr(opened.err.detail, where) == NULL)
+            fail_msg("%s", opened.err.detail);
+        assert_null(strstr(opened.err.message, fixture->root));
+        assert_null(strstr(opened.err.message, "errno"));
+        assert_int_equal(chmod(path, 0644), 0);
+    }
+    opens(open_root(fixture));
+}
+
+static void files_are_called_what_they_are(void **state)
+{
+    static const char lfs[] = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n";
+    static const char page[] = "<!DOCTYPE html>\n<html></html>";
+    static const char index[] = "{\"weight_map\": {\"query/kernel\": \"a.safetensors\"}}";
+    struct fixture *fixture = *state;
+    put_text(fixture, "layer.json", LAYER);
+    put_text(fixture, "weights.safetensors", lfs);
+    refused(open_root(fixture), ENGINE_INVALID_ARGUMENT, "weights.safetensors: safetensors: the ");
+    refused(open_root(fixture), ENGINE_INVALID_ARGUMENT, "Git LFS pointer");
+    put_text(fixture, "weights.safetensors", page);
+    refused(open_root(fixture), ENGINE_INVALID_ARGUMENT, "HTML");
+    put_text(fixture, "weights.safetensors", index);
+    refused(open_root(fixture), ENGINE_INVALID_ARGUMENT, "an index of safetensors files");
+    put_text(fixture, "model.json", "{\"weights\": \"m.safetensors.index.json\"}");
+    refused(open_root(fixture), ENGINE_UNSUPPORTED, "an index of safetensors");
+    put_text(fixture, "model.json", lfs);
+    refused(open_root(fixture), ENGINE_INVALID_ARGUMENT, "model.json is not JSON but a Git LFS");
+    put_text(fixture, "model.json", "{}");
+    put_text(fixture, "layer.json", page);
+    refused(open_root(fixture), ENGINE_INVALID_ARGUMENT, "layer.json is not JSON but an HTML");
+}
+
 static void uploaded_files_take_the_directorys_place(void **state)
 {
     struct fixture *fixture = *state;
@@ -423,6 +489,8 @@ int main(void)
         WITH_ROOT(mistakes_in_model_json_name_the_key),
         WITH_ROOT(a_path_does_not_leave_the_directory),
         WITH_ROOT(a_pipe_is_refused_and_not_waited_for),
+        WITH_ROOT(a_file_that_may_not_be_read_is_not_called_missing),
+        WITH_ROOT(files_are_called_what_they_are),
         WITH_ROOT(uploaded_files_take_the_directorys_place),
         WITH_ROOT(a_configuration_given_is_a_layers_or_model_jsons),
     };

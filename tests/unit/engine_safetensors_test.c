@@ -41,7 +41,15 @@ static const struct {
      "{\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[1,3]},"
      "\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}",
      3, ENGINE_OK},
-    {"leading space", " {}", 0, ENGINE_INVALID_ARGUMENT},
+    {"leading white space", " \t\r\n{}", 0, ENGINE_OK},
+    {"no metadata", "{\"__metadata__\":null}", 0, ENGINE_OK},
+    {"a key that the format has not",
+     "{\"t\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"x\":1}}", 1, ENGINE_OK},
+    {"a byte order mark", "\xef\xbb\xbf{}", 0, ENGINE_INVALID_ARGUMENT},
+    {"another white space", "\v{}", 0, ENGINE_INVALID_ARGUMENT},
+    {"white space alone", "  ", 0, ENGINE_INVALID_ARGUMENT},
+    {"a metadata value that is null", "{\"__metadata__\":{\"a\":null}}", 0,
+     ENGINE_INVALID_ARGUMENT},
     {"no JSON", "{not json", 0, ENGINE_INVALID_ARGUMENT},
     {"no UTF-8", "{\"\xff\":1}", 0, ENGINE_INVALID_ARGUMENT},
     {"a list", "[]", 0, ENGINE_INVALID_ARGUMENT},
@@ -98,12 +106,17 @@ static const struct {
      "\"data_offsets\":[0,1]}}",
      1, ENGINE_INVALID_ARGUMENT},
     {"no shape", "{\"t\":{\"dtype\":\"U8\",\"data_offsets\":[0,1]}}", 1, ENGINE_INVALID_ARGUMENT},
-    {"a key too many", "{\"t\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"x\":1}}", 1,
-     ENGINE_INVALID_ARGUMENT},
     {"an entry that is no object", "{\"t\":1}", 0, ENGINE_INVALID_ARGUMENT},
-    {"a type of 4 bits", "{\"t\":{\"dtype\":\"F4\",\"shape\":[2],\"data_offsets\":[0,1]}}", 1,
+    {"half a byte left", "{\"t\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,1]}}", 1,
      ENGINE_INVALID_ARGUMENT},
-    {"a type of 8 bits", "{\"t\":{\"dtype\":\"F8_E4M3\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
+    {"half a byte more", "{\"t\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,2]}}", 2,
+     ENGINE_INVALID_ARGUMENT},
+    {"six bits too few", "{\"t\":{\"dtype\":\"F6_E2M3\",\"shape\":[4],\"data_offsets\":[0,2]}}", 2,
+     ENGINE_INVALID_ARGUMENT},
+    {"bits that overflow",
+     "{\"t\":{\"dtype\":\"C64\",\"shape\":[576460752303423488],\"data_offsets\":[0,0]}}", 0,
+     ENGINE_INVALID_ARGUMENT},
+    {"a type that nobody has", "{\"t\":{\"dtype\":\"F7\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
      ENGINE_INVALID_ARGUMENT},
     {"a type that is a number", "{\"t\":{\"dtype\":7,\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
      ENGINE_INVALID_ARGUMENT},
@@ -119,6 +132,81 @@ static void each_vector_is_read_or_refused(void **unused)
             parse_sized(length, vectors[i].header, length, vectors[i].data_bytes, &err);
         if (code != vectors[i].code)
             fail_msg("%s: %s (%s)", vectors[i].what, engine_error_name(code), err.message);
+    }
+}
+
+/* Every type of the format is read or marked; the reference library 0.8.0 has these. */
+static void types_that_nothing_reads_are_marked(void **unused)
+{
+    static const struct {
+        const char *name;
+        size_t bits;
+    } types[] = {{"F4", 4},          {"F6_E2M3", 6},     {"F6_E3M2", 6},
+                 {"F8_E5M2", 8},     {"F8_E4M3", 8},     {"F8_E8M0", 8},
+                 {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"C64", 64}};
+    (void)unused;
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        char file[512] = {0};
+        size_t bytes = types[i].bits * 8 / 8;
+        int length = snprintf(file + 8, sizeof file - 8,
+                              "{\"t\":{\"dtype\":\"%s\",\"shape\":[2,4],\"data_offsets\":[0,%zu]},"
+                              "\"u\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[%zu,%zu]}}",
+                              types[i].name, bytes, bytes, bytes + 1);
+        struct engine_safetensors *parsed = NULL;
+        struct engine_error err = {0};
+        file[0] = (char)length;
+        if (engine_safetensors_parse(file, 8 + (size_t)length + bytes + 1, &parsed, &err) !=
+            ENGINE_OK)
+            fail_msg("%s: %s", types[i].name, err.message);
+        assert_int_equal(engine_safetensors_count(parsed), 2);
+        for (size_t t = 0; t < 2; t++) {
+            const struct engine_named_tensor *tensor = &engine_safetensors_tensors(parsed)[t];
+            bool is_foreign = strcmp(tensor->name, "t") == 0;
+            assert_int_equal(tensor->foreign != NULL, is_foreign);
+            assert_int_equal(tensor->tensor.data == NULL, is_foreign);
+            assert_int_equal(engine_safetensors_find(parsed, tensor->name) == NULL, is_foreign);
+            if (is_foreign)
+                assert_string_equal(tensor->foreign, types[i].name);
+        }
+        engine_safetensors_destroy(parsed);
+    }
+}
+
+static void what_is_no_safetensors_is_called_what_it_is(void **unused)
+{
+    static const struct {
+        const char *bytes;
+        size_t size;
+        const char *part;
+    } rows[] = {
+#define ROW(bytes, part) {bytes, sizeof bytes - 1, part}
+        ROW("version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12345\n",
+            "git lfs pull"),
+        ROW("<!DOCTYPE html>\n<html>", "HTML"),
+        ROW("\xef\xbb\xbf \n<html><head>", "HTML"),
+        ROW("<?xml version=\"1.0\"?><Error>", "XML"),
+        ROW("{\"metadata\": {}, \"weight_map\": {\"a\": \"b.safetensors\"}}", "index"),
+        ROW("{\n  \"num_heads\": 3}", "JSON text"),
+        ROW("\x89HDF\r\n\x1a\n\0\0\0\0", "HDF5"),
+        ROW("PK\x03\x04\0\0\0\0\0\0\0\0", "ZIP"),
+        ROW("\x1f\x8b\x08\0\0\0\0\0\0\x03", "gzip"),
+        ROW("\x93NUMPY\x01\0v\0", "NumPy"),
+        ROW("\x80\x02}q\0(X", "pickle"),
+        ROW("GGUF\x03\0\0\0\0\0", "GGUF"),
+        ROW("", "empty"),
+        ROW("abcdefgh12345", "allowed"),
+        ROW("<\0\0\0\0\0\0\0{\"a\":", "follow"),
+        ROW("{\0\0\0\0\0\0\0{\"a\":", "follow"),
+#undef ROW
+    };
+    (void)unused;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct engine_safetensors *file = NULL;
+        struct engine_error err = {0};
+        assert_int_not_equal(engine_safetensors_parse(rows[i].bytes, rows[i].size, &file, &err),
+                             ENGINE_OK);
+        if (strstr(err.message, rows[i].part) == NULL)
+            fail_msg("row %zu: %s", i, err.message);
     }
 }
 
@@ -212,6 +300,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_vector_is_read_or_refused),
+        cmocka_unit_test(types_that_nothing_reads_are_marked),
+        cmocka_unit_test(what_is_no_safetensors_is_called_what_it_is),
         cmocka_unit_test(lengths_that_lie_are_refused),
         cmocka_unit_test(deep_nesting_is_refused_without_a_crash),
         cmocka_unit_test(no_changed_byte_crashes),

@@ -389,6 +389,28 @@ static void narrow_and_wide_floats_are_converted(void **unused)
     fixture_reset(&f);
 }
 
+/* A tensor of a type that nothing here reads is skipped, unless it is one of the weights. */
+static void foreign_types_are_skipped_where_they_are_not_needed(void **unused)
+{
+    static const char *const names[] = {"scale", "query/scale", "attention_output_new/bias"};
+    struct fixture f;
+    struct engine_model *model;
+    struct engine_error err;
+    (void)unused;
+    fixture_init(&f);
+    add(&f, names[0], 1, (int64_t[]){2});
+    f.weights[f.count - 1].foreign = "F8_E4M3";
+    for (size_t i = 0; i < 3; i++) {
+        f.weights[f.count - 1].name = names[i];
+        assert_int_equal(load(&f, NULL, &model, &err), ENGINE_OK);
+        engine_model_release(model);
+    }
+    f.weights[1].foreign = "F8_E5M2";
+    refused(&f, NULL, "weight query/kernel has datatype F8_E5M2");
+    f.weights[1].foreign = NULL;
+    fixture_reset(&f);
+}
+
 static void a_layer_without_weights_or_shapes_is_refused(void **unused)
 {
     struct fixture f;
@@ -419,6 +441,7 @@ int main(void)
         cmocka_unit_test(long_names_are_read_and_told),
         cmocka_unit_test(a_prefix_selects_and_what_lies_outside_is_left_alone),
         cmocka_unit_test(narrow_and_wide_floats_are_converted),
+        cmocka_unit_test(foreign_types_are_skipped_where_they_are_not_needed),
         cmocka_unit_test(a_layer_without_weights_or_shapes_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
