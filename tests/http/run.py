@@ -3,9 +3,11 @@
 A suite is a file test_*.py here, a test a function whose name says what holds. A test with a
 parameter gets the daemon that serves all golden cases and the bundled model, one for all
 suites; a test without makes its own. --core leaves out what is slow under sanitizers and proves
-nothing there. Ends with what failed and the line "N passed, M failed"."""
+nothing there. A test that is marked "waits" spends its time waiting for the daemon that all share;
+it runs beside the others, from the start. Ends with what failed and the line "N passed, M failed"."""
 
 import argparse
+import concurrent.futures
 import importlib
 import inspect
 import pathlib
@@ -54,29 +56,39 @@ def run(suite, sentence, function, daemon):
     return True
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--core", action="store_true")
-    parser.add_argument("suites", nargs="*", metavar="SUITE")
-    arguments = parser.parse_args()
-    passed, failures = 0, []
+def run_all(tests, passed, failures):
+    """Those that do not wait, one after the other; a daemon that is gone is followed by another."""
     daemon = Daemon("--allow-control")
-    for suite in arguments.suites or all_suites():
-        for sentence, function in tests_of(suite, arguments.core):
+    waiting = [test for test in tests if getattr(test[2], "waits", False)]
+    with concurrent.futures.ThreadPoolExecutor(len(waiting) + 1) as beside:
+        begun = [(test, beside.submit(run, *test, daemon)) for test in waiting]
+        for test in tests:
+            if test in waiting:
+                continue
             if daemon.process.poll() is not None:
                 print("attnd is gone:\n" + "".join(daemon.log[-60:]))
                 daemon = Daemon("--allow-control")
-            good = run(suite, sentence, function, daemon)
-            passed += good
-            failures += [] if good else [f"{suite}: {sentence}"]
+            (passed if run(*test, daemon) else failures).append(f"{test[0]}: {test[1]}")
             sys.stdout.flush()
+        for test, good in begun:
+            (passed if good.result() else failures).append(f"{test[0]}: {test[1]}")
     try:
         daemon.stop()
     except AssertionError as error:
         print(f"FAILED  the daemon did not end well: {error}")
         failures.append("the daemon did not end well")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--core", action="store_true")
+    parser.add_argument("suites", nargs="*", metavar="SUITE")
+    arguments = parser.parse_args()
+    passed, failures = [], []
+    run_all([(suite, *test) for suite in arguments.suites or all_suites()
+             for test in tests_of(suite, arguments.core)], passed, failures)
     print("".join(f"FAILED  {failure}\n" for failure in failures), end="")
-    print(f"{passed} passed, {len(failures)} failed")
+    print(f"{len(passed)} passed, {len(failures)} failed")
     return 1 if failures or not passed else 0
 
 

@@ -99,6 +99,9 @@ def test_whatever_two_servers_may_read_differently_nothing_behind_it_is_served(d
     assert not wrong, "\n          ".join(wrong)
 
 
+test_whatever_two_servers_may_read_differently_nothing_behind_it_is_served.waits = True
+
+
 def _first_status(daemon, name):
     return judge(ask(("127.0.0.1", daemon.port), dict(FORMS)[name], 2))[1]
 
@@ -231,6 +234,9 @@ def test_headers_without_end_are_refused(daemon):
     assert _statuses(daemon.raw(long, 3))[0] in (413, 431)
     url = _request("Host: localhost", method="GET", path="/v2/" + "x" * 10000)
     assert _statuses(daemon.raw(url, 3))[0] in (400, 413, 414)
+
+
+test_headers_without_end_are_refused.waits = True
 
 
 def test_noise_is_refused(daemon):

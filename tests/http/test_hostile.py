@@ -72,10 +72,16 @@ def test_a_body_that_comes_too_slowly_is_told_408(daemon):
     _still_serves(daemon)
 
 
+test_a_body_that_comes_too_slowly_is_told_408.waits = True
+
+
 def test_headers_that_come_too_slowly_are_cut(daemon):
     got = _dawdle(daemon, b"GET /v2 HTTP/1.1\r\nX-Slow:")
     assert got == b"" or b" 408 " in got[:20], got[:200]
     _still_serves(daemon)
+
+
+test_headers_that_come_too_slowly_are_cut.waits = True
 
 
 def test_200_silent_connections_keep_nobody_out(daemon):
