@@ -55,7 +55,7 @@ struct engine_pool {
 /* libgomp keeps some hundred bytes for each thread that says a number, and ends the process when it
  * cannot have them. So all sizes that it may ask for are had before and given back: glibc keeps
  * small blocks for the same thread. false: there is no memory, and OpenMP was not asked. */
-static bool prepare_openmp(void)
+bool engine_pool_prepare(void)
 {
     enum { STEP = 16, BLOCKS = 64 };
     static _Thread_local bool is_ready;
@@ -413,7 +413,7 @@ static void choose_cpu(struct worker *worker)
 static void start(struct worker *worker)
 {
     struct engine_pool *pool = worker->pool;
-    bool ready = prepare_openmp();
+    bool ready = engine_pool_prepare();
     if (ready)
         omp_set_num_threads(1);
     pthread_mutex_lock(&pool->lock);
@@ -556,7 +556,7 @@ void engine_pool_submit(struct engine_pool *pool, struct engine_pool_job *job)
 
 bool engine_pool_submit_helped(struct engine_pool *pool, struct engine_pool_job *job)
 {
-    return enter(pool, job, prepare_openmp());
+    return enter(pool, job, engine_pool_prepare());
 }
 
 /* Others compute the last units of a phase, or of the job: false if they take long. */
@@ -663,7 +663,7 @@ enum engine_code engine_pool_run_inline(struct engine_buffers *buffers,
     struct engine_buffer memory = {0};
     struct engine_arena arena = {0};
     int threads_before = omp_get_max_threads();
-    if (!prepare_openmp())
+    if (!engine_pool_prepare())
         return engine_error_set(err, ENGINE_OUT_OF_MEMORY, "no memory for another thread");
     ENGINE_TRY(fit_arena(buffers, &memory, &arena, todo->scratch_bytes, err));
     enum engine_code code = ENGINE_OK;
@@ -675,12 +675,6 @@ enum engine_code engine_pool_run_inline(struct engine_buffers *buffers,
     engine_arena_reset(&arena);
     engine_buffers_give(buffers, &memory);
     return code;
-}
-
-bool engine_pool_prepare(void)
-{
-    omp_set_num_threads(omp_get_max_threads());
-    return true;
 }
 
 /* ---- parallel loops ---------------------------------------------------------------------------

@@ -157,17 +157,25 @@ class Asking(Program):
         return self._bodies[id(body)]
 
     def replies(self):
-        """Waits. The answers in the questions' order; Unanswered if one is missing."""
+        """Waits. The answers in the questions' order; raises Unanswered if one is missing."""
+        outcomes = self.outcomes()
+        for outcome in outcomes:
+            if isinstance(outcome, Unanswered):
+                raise outcome
+        return outcomes
+
+    def outcomes(self):
+        """Waits. The answers in the questions' order, Unanswered in place of one that is missing."""
         status, said, errors = self.wait()
         facts = {int(n): json.loads(text) for n, text in (line.split(" ", 1) for line in
                                                           said.splitlines())}
         if len(facts) != self.count:
             raise Unanswered(status, errors)
-        return [self._reply(number, facts[number]) for number in range(self.count)]
+        return [self._outcome(number, facts[number]) for number in range(self.count)]
 
-    def _reply(self, number, facts):
+    def _outcome(self, number, facts):
         if facts["exitcode"] != 0:
-            raise Unanswered(facts["exitcode"], facts["errormsg"])
+            return Unanswered(facts["exitcode"], facts["errormsg"])
         # Interim answers (100) are blocks before the last.
         head = self._file(number, "head").read_bytes().decode("latin-1")
         lines = head.split("\r\n\r\n")[-2].split("\r\n")

@@ -14,7 +14,8 @@ The daemon runs with failing.c preloaded, which refuses allocations on demand, w
 
 After requests and random no block of memory and no descriptor is left over. --quick takes a part
 of the points. NAMEs pick parts, or requests by their names. Prints the figures, and last a line
-"N passed, M failed"; the exit status is 1 if anything was wrong. Python's own library only."""
+"N passed, M failed"; the exit status is 1 if anything was wrong. Python's own
+library and curl only."""
 
 import argparse
 import collections
@@ -22,9 +23,7 @@ import mmap
 import os
 import pathlib
 import random
-import re
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -36,13 +35,15 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "http")]
 sys.dont_write_bytecode = True
 
-from attnd import BUILD, GOLDEN, READY, split_replies  # noqa: E402: the path comes first
+from attnd import BUILD, GOLDEN, READY, Asking, Unanswered  # noqa: E402: the path comes first
 from cases import FIRST, MODELS, ORIGIN, READINESS, UPLOAD, all_requests, plain_request  # noqa: E402
 
 PARTS = ("start", "requests", "first", "random")
 CONTROL = struct.Struct("<QQQQq")  # as failing.c's struct control
 NEVER, ALL = 1 << 40, 1 << 40
 HANG_S = 60
+GONE_S = 0.2  # for the end of a process that gave no answer
+BROKEN_OFF = (7, 18, 52, 55, 56)  # curl's: not taken in, cut, empty, neither sent nor received
 KEPT_BLOCKS = 4  # a buffer that was not needed before may be kept for the next request
 SHOWN = 40
 
@@ -113,18 +114,22 @@ class Daemon:
         return self.port != 0
 
     def ask(self, request):
-        """All bytes of the answer, up to the end of the connection."""
-        got = b""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=HANG_S) as connection:
-            try:
-                connection.sendall(request.bytes)
-                while piece := connection.recv(1 << 16):
-                    got += piece
-            except (ConnectionResetError, BrokenPipeError):
-                pass
-            except TimeoutError as error:
-                raise Wrong("no answer, and the connection stays open") from error
-        return got
+        """The answer; None: the connection closed before it was whole."""
+        return self.ask_all([request])[0]
+
+    def ask_all(self, requests):
+        """The answers, in order; None where there is none."""
+        questions = [request.question for request in requests]
+        with Asking(f"http://127.0.0.1:{self.port}", questions, timeout=HANG_S) as asking:
+            return [self._answer(reply) for reply in asking.outcomes()]
+
+    @staticmethod
+    def _answer(reply):
+        if not isinstance(reply, Unanswered):
+            return reply
+        if reply.code in BROKEN_OFF:
+            return None
+        raise Wrong(f"no answer, {reply}")
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
@@ -161,35 +166,37 @@ class Daemon:
 
 def difference(got, right):
     """Where two answers part."""
-    at = next((i for i, (a, b) in enumerate(zip(got, right)) if a != b), min(len(got), len(right)))
+    if got[:2] != right[:2]:
+        return f"{got[:2]}, right: {right[:2]}"
+    pairs = enumerate(zip(got[2], right[2]))
+    at = next((i for i, (a, b) in pairs if a != b), min(len(got[2]), len(right[2])))
     first = max(at - 60, 0)
-    return f"at byte {at}: {got[first : at + 120]!r}, right: {right[first : at + 120]!r}"
+    return f"at byte {at}: {got[2][first : at + 120]!r}, right: {right[2][first : at + 120]!r}"
 
 
-def is_cut(request, answer):
-    """The connection closed before the answer was whole, which its reader sees."""
-    head, separator, body = answer.partition(b"\r\n\r\n")
-    length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
-    whole = 0 if length is None or request.has_no_body else int(length.group(1))
-    return not separator or len(body) < whole
-
-
-def judge(request, answer, right):
+def judge(request, reply, right):
     """What an answer under failure is: "right", "closed", a status. Raises Wrong."""
-    if request.normal(answer) == right:
-        return "right"
-    if is_cut(request, answer):
+    if reply is None:
         return "closed"
-    status = int(answer.split(b" ", 2)[1])
-    if status not in (500, 503):
-        raise Wrong(f"answers {status}; {difference(request.normal(answer), right)}")
-    if not request.has_no_body:
+    got = request.normal(reply)
+    if got == right:
+        return "right"
+    if reply.status not in (500, 503):
+        raise Wrong(f"answers {reply.status}; {difference(got, right)}")
+    if request.question.method != "HEAD":
         try:
-            (reply,) = split_replies(answer)
             assert reply.json()["error"].strip(), "an empty sentence"
         except (AssertionError, KeyError, ValueError) as error:
-            raise Wrong(f"a {status} that is no sentence: {answer[:500]!r}: {error!r}") from error
-    return str(status)
+            raise Wrong(f"a {reply.status} that is no sentence: {reply.body!r}: {error!r}") from error
+    return str(reply.status)
+
+
+def check(request, reply, right):
+    """An answer without failures."""
+    if reply is None:
+        raise Wrong("the next answer is none")
+    if request.normal(reply) != right:
+        raise Wrong("the next answer is wrong; " + difference(request.normal(reply), right))
 
 
 class Figures:
@@ -198,6 +205,7 @@ class Figures:
     def __init__(self):
         self.points, self.outcomes = collections.Counter(), collections.Counter()
         self.crashes = self.wrong = 0
+        self.findings = []
 
     def tried(self, part, outcome):
         self.points[part] += 1
@@ -206,14 +214,16 @@ class Figures:
     def found(self, where, what, crash=False):
         self.crashes += crash
         self.wrong += not crash
-        if self.crashes + self.wrong <= SHOWN:
-            print(f"FAILED  {where}: {what}", flush=True)
+        self.findings.append(f"{where}: {what}".replace("\n", " | "))
+        if len(self.findings) <= SHOWN:
+            print(self.findings[-1], flush=True)
 
     def print(self):
         for title, counts in (("points", self.points), ("outcomes", self.outcomes)):
             print(f"torture: {title}: " + ", ".join(f"{key} {n}" for key, n in sorted(counts.items())))
         failed = self.crashes + self.wrong
         print(f"torture: {self.crashes} crashes, {self.wrong} wrong answers")
+        print("".join(f"FAILED  {finding}\n" for finding in self.findings[:SHOWN]), end="")
         print(f"{max(sum(self.points.values()) - failed, 0)} passed, {failed} failed")
 
 
@@ -238,17 +248,22 @@ class Session:
         self.right = {request.name: self.right_answer(request) for request in self.requests}
 
     def right_answer(self, request):
-        answers = {request.normal(self.ask(request)) for _ in range(2)}
-        if len(answers) != 1:
-            raise RuntimeError(f"answers to {request.name} differ without failures: {answers}")
-        return answers.pop()
+        first, second = (request.normal(reply) for reply in self.ask_twice(request))
+        if first != second:
+            raise RuntimeError(f"{request.name}, without failures: {difference(first, second)}")
+        return first
 
-    def ask(self, request):
+    def ask_twice(self, request):
         """Without failures, and without effect on what comes after."""
-        answer = self.daemon.ask(request)
-        if request.undo:
-            self.daemon.ask(request.undo)
-        return answer
+        if not request.undo:
+            return self.daemon.ask_all([request, request])
+        return self.daemon.ask_all([request, request.undo] * 2)[::2]
+
+    def ask_again(self, request):
+        """After a request that failed or not."""
+        if not request.undo:
+            return self.daemon.ask(request)
+        return self.daemon.ask_all([request.undo, request, request.undo])[1]
 
     def point(self, part, request, first, run=1):
         """A request with failures, then without. How many allocations the first one had."""
@@ -259,13 +274,9 @@ class Session:
             answer = self.daemon.ask(request)
             count, failed = self.control.disarm()
             outcome = judge(request, answer, self.right[request.name])
-            if request.undo:
-                self.daemon.ask(request.undo)
-            again = request.normal(self.ask(request))
-            if again != self.right[request.name]:
-                raise Wrong("the next answer is wrong; " + difference(again, self.right[request.name]))
+            check(request, self.ask_again(request), self.right[request.name])
             self.figures.tried(part, outcome if failed else "not reached")
-        except (Wrong, OSError) as error:
+        except Wrong as error:
             self.control.disarm()
             self.figures.tried(part, "failed")
             self.note(where, error)
@@ -273,7 +284,7 @@ class Session:
 
     def note(self, where, error):
         """A finding; a daemon that is gone is replaced."""
-        gone = self.daemon.is_gone(1 if isinstance(error, OSError) else 0.02)
+        gone = self.daemon.is_gone(GONE_S)
         if not gone:
             self.figures.found(where, error)
             return
@@ -368,7 +379,7 @@ class Starts:
             if serves and daemon.stop() != 0:
                 raise Wrong(f"served, and ended with {daemon.process.returncode}")
             self.figures.tried("start", outcome)
-        except (Wrong, OSError) as error:
+        except Wrong as error:
             self.control.disarm()
             daemon.stop()
             self.figures.tried("start", "failed")
@@ -386,14 +397,13 @@ class Starts:
             answer = daemon.ask(request)
             _, failed = self.control.disarm()
             outcome = judge(request, answer, self.right[request.name])
-            if request.normal(daemon.ask(request)) != self.right[request.name]:
-                raise Wrong("the next answer is wrong")
+            check(request, daemon.ask(request), self.right[request.name])
             if daemon.stop() != 0:
                 raise Wrong(f"ended with {daemon.process.returncode}")
             self.figures.tried("first", outcome if failed else "not reached")
-        except (Wrong, OSError) as error:
+        except Wrong as error:
             self.control.disarm()
-            gone = daemon.is_gone(1 if isinstance(error, OSError) else 0.02)
+            gone = daemon.is_gone(GONE_S)
             words = f"ended with {daemon.process.returncode}: {daemon.last_words()}" if gone else error
             daemon.stop()
             self.figures.tried("first", "failed")
@@ -404,9 +414,9 @@ class Starts:
 
 def torture_starts(starts, quick, draw):
     print(f"torture: a start has {starts.count} allocations", flush=True)
-    for first in range(1, 201, 8 if quick else 1):
+    for first in range(1, 201, 12 if quick else 1):
         starts.point(first)
-    for _ in range(40 if quick else 200):
+    for _ in range(30 if quick else 200):
         starts.point(draw.randint(1, starts.count))
 
 
@@ -414,7 +424,7 @@ def torture_first(starts, quick):
     for request in FIRST:
         first = 1
         while first <= 200 and starts.first_point(request, first):
-            first += 9 if quick else 1
+            first += 16 if quick else 1
 
 
 # ---- all of it --------------------------------------------------------------------------------------
@@ -441,9 +451,9 @@ def main():
     if {"requests", "random"} & set(parts):
         session = Session(arguments.library, figures, requests)
         if "requests" in parts:
-            session.leaks("requests", lambda: session.each("requests", 4 if quick else 1, 200))
+            session.leaks("requests", lambda: session.each("requests", 7 if quick else 1, 200))
         if "random" in parts:
-            session.leaks("random", lambda: session.at_random("random", draw, 200 if quick else 1000))
+            session.leaks("random", lambda: session.at_random("random", draw, 100 if quick else 1000))
         session.close()
     print(f"torture: {time.monotonic() - began:.1f} s")
     figures.print()
