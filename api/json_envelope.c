@@ -42,6 +42,7 @@ struct api_json_envelope {
     int depth;
     enum state state;
     bool escaped, is_key;
+    bool begun;                    /* something other than blanks was there */
     const char *fed;               /* what is being read, */
     size_t fed_before;             /* and how many bytes came before it */
     size_t ends_after;             /* bytes until the JSON was complete; 0: it is not */
@@ -420,12 +421,17 @@ static size_t position(const struct api_json_envelope *e, const char *at)
     return e->fed_before + (size_t)(at - e->fed);
 }
 
-/* Between values, JSON has blanks and printable ASCII, and nothing but blanks behind its end. */
+/* Between values JSON has blanks and printable ASCII, behind its end only blanks. A safetensors
+ * file that lost its zeros has one letter before an object. */
 static bool is_foreign(const struct api_json_envelope *e, char c)
 {
     if (c == ' ' || c == '\n' || c == '\t' || c == '\r')
         return false;
-    return e->ends_after > 0 || c <= ' ' || c > '~'; /* as signed: also above 127 */
+    if (e->ends_after > 0 || c <= ' ' || c > '~') /* as signed: also above 127 */
+        return true;
+    if (e->depth > 0)
+        return false;
+    return e->begun ? c == '{' : strchr("{[\"-0123456789tfnNI", c) == NULL;
 }
 
 /* Said at the first such byte: behind it there may be megabytes that somebody meant to be read. */
@@ -435,7 +441,7 @@ static enum engine_code refuse_byte(const struct api_json_envelope *e, const cha
     if (e->ends_after == 0)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                                 "the body is no valid JSON: byte %zu is 0x%02x; a safetensors file "
-                                "needs Content-Type: application/safetensors (and curl "
+                                "needs Content-Type: application/safetensors (and with curl "
                                 "--data-binary), a compressed body Content-Encoding",
                                 position(e, at) + 1, (unsigned char)*at);
     if (e->style == API_JSON_OIP)
@@ -455,6 +461,7 @@ static enum engine_code walk_text(struct api_json_envelope *e, const char **at,
     if (is_foreign(e, **at))
         return refuse_byte(e, *at, err);
     char c = *(*at)++;
+    e->begun = e->begun || strchr(" \n\t\r", c) == NULL;
     switch (c) {
     case '"':
         return begin_string(e, err);

@@ -51,6 +51,12 @@ def _rows(directory):
     large.write_bytes(b'{"query": [' + b"0.5, " * 40000 + b"0.5]}")
     both = directory / "large_binary"
     both.write_bytes(body[:length] + bytes(range(256)) * 1000)
+    stripped = []  # by newer versions of curl also of zeros; the length's first byte is what is left
+    for first in b"@8t{n\x01\xff":
+        path = directory / f"stripped{first}"
+        path.write_bytes(bytes([first]) + file.read_bytes()[8:].translate(None, b"\0\r\n"))
+        stripped.append((f"stripped, {first:#04x} first", ["--data-binary", f"@{path}"], 400,
+                         SAFETENSORS))
     asked = ("--data-binary", "@docker/question.safetensors")
     infer = f"/v1/models/{MODEL}:predict"
     return [
@@ -78,6 +84,7 @@ def _rows(directory):
         ("safetensors without the type", asked, 400, SAFETENSORS),
         ("its name", ["--data-binary", f"@{file}"], 400, SAFETENSORS),
         ("with -d", ["-d", f"@{file}"], 400, SAFETENSORS),
+        *stripped,
         ("with -d and the type", ["-d", "@docker/question.safetensors", "-H", SAFETENSORS],
          (400, 413), "--data-binary"),
         ("JSON with that type", ["-d", json.dumps({"inputs": [ENTRY]}), "-H", SAFETENSORS],
