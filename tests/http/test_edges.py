@@ -4,7 +4,7 @@ import json
 import math
 
 from attnd import EDGES, Daemon
-from tensors import Case, from_bytes, oip, read_oip, to_bytes
+from tensors import Case, flatten, from_bytes, oip, read_oip, to_bytes
 
 # What a machine lacks is what it has anyway.
 CAPS = ("SSE41", "AVX2", "AVX512_CORE", "AVX512_CORE_BF16", "DEFAULT")
@@ -30,17 +30,37 @@ def _ask(daemon, directory):
     return case.check(outputs)
 
 
-def _binary_cases():
+def _cases(proto):
     for path in sorted(EDGES.glob("*/case.json")):
-        if json.loads(path.read_text())["proto"] == "binary":
+        if json.loads(path.read_text())["proto"] == proto:
             yield path.parent
+
+
+def test_edge_cases_through_rows_of_json():
+    """Each row an object, as TensorFlow Serving's clients write them."""
+    worst, count = 0.0, 0
+    with Daemon(models=(EDGES,)) as daemon:
+        for directory in _cases("tfs"):
+            tolerance = json.loads((directory / "case.json").read_text())["tolerance"]
+            case = Case(directory.name, directory, tolerance, tolerance)
+            columns = {name: tensor.nested() for name, tensor in case.inputs.items()}
+            rows = [dict(zip(columns, row)) for row in zip(*columns.values())]
+            reply = daemon.post(f"/v1/models/{case.name}:predict",
+                                {"signature_name": "with_scores", "instances": rows})
+            assert reply.status == 200, reply.body[:300]
+            answers = reply.json()["predictions"]
+            worst = max(worst, case.check({
+                name: flatten([row[name] for row in answers]) for name in case.expected}))
+            count += 1
+    assert count > 0
+    return f"{count} calls, worst error {worst:.3g} of its tolerance"
 
 
 def test_every_edge_case_through_binary_tensors_on_each_instruction_set():
     worst, failures, count = 0.0, [], 0
     for cap in CAPS:
         with Daemon(models=(EDGES,), ONEDNN_MAX_CPU_ISA=cap) as daemon:
-            for directory in _binary_cases():
+            for directory in _cases("binary"):
                 count += 1
                 try:
                     worst = max(worst, _ask(daemon, directory))
