@@ -24,7 +24,7 @@ from attnd import Daemon  # noqa: E402: the path comes first
 # The order in which a failure says most: first what all others rest upon.
 SUITES = ["golden", "edges", "routes", "oip", "tfserving", "recorded", "bad_input", "way_out",
           "framing", "refusals", "origin", "models", "layers", "hostile", "same_bits",
-          "concurrency", "start", "machines", "make", "readme"]
+          "concurrency", "attn", "warmup", "start", "machines", "make", "readme"]
 
 
 def all_suites():
