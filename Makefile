@@ -7,12 +7,12 @@ CXX      ?= c++
 OPT      ?= -O2 -g
 SAN      ?=
 STD      := -std=gnu11
-WARN     := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla \
-            -Wformat=2 -Werror=switch -Werror=vla \
-            $(if $(SAN),-Wno-stringop-overread -Wno-unknown-warning-option,$(if $(CI),-Werror))
-# Sanitizers make the compiler see what is not there: their builds only warn, and not of that.
 # Options that not every compiler has.
 accepted  = $(shell $(CC) -Werror $(1) -x c -c -o /dev/null /dev/null 2>/dev/null && echo $(1))
+WARN     := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wvla \
+            -Wformat=2 -Werror=switch -Werror=vla $(call accepted,-Wno-enum-float-conversion) \
+            $(if $(SAN),-Wno-stringop-overread -Wno-unknown-warning-option,$(if $(CI),-Werror))
+# Sanitizers make the compiler see what is not there: their builds only warn, and not of that.
 HARDEN   := -fstack-protector-strong -fstack-clash-protection -fcf-protection -fPIE \
             $(call accepted,-ftrivial-auto-var-init=zero) $(if $(SAN),,-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
 SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)

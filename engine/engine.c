@@ -128,17 +128,18 @@ static enum engine_code choose_f32(struct engine *engine, struct engine_error *e
     return ENGINE_OK;
 }
 
-/* oneDNN 3.x that may not make code says nothing and is sixty times as slow. */
-static enum engine_code note_absurd_rate(struct engine *engine, struct engine_error *err)
+/* oneDNN 3.x that may not make code takes several times as long and says nothing. */
+static enum engine_code note_slow_library(struct engine *engine, struct engine_error *err)
 {
     const struct engine_kernel *kernel = engine->kernels[ENGINE_PRECISION_F32];
+    bool makes_code = engine_onednn_makes_code();
     double rate;
     if (kernel != engine_kernel_sgemm())
         return ENGINE_OK;
     ENGINE_TRY(engine_calibrate_rate(kernel, ENGINE_CALIBRATE_ABSURD, &rate, err));
-    if (rate < ENGINE_CALIBRATE_ABSURD)
+    if (!makes_code || rate < ENGINE_CALIBRATE_ABSURD)
         note(&engine->facts, "f32: %s computes no more than %.1f GF/s here%s. ", kernel->name,
-             rate * 1e-9, engine_onednn_makes_code() ? "" : ENGINE_ONEDNN_NO_CODE);
+             rate * 1e-9, makes_code ? "" : ENGINE_ONEDNN_NO_CODE);
     return ENGINE_OK;
 }
 
@@ -176,7 +177,7 @@ static enum engine_code choose_kernels(struct engine *engine, struct engine_erro
     const struct engine_cpu *cpu = engine_cpu();
     struct engine_facts *facts = &engine->facts;
     ENGINE_TRY(choose_f32(engine, err));
-    ENGINE_TRY(note_absurd_rate(engine, err));
+    ENGINE_TRY(note_slow_library(engine, err));
     ENGINE_TRY(choose_long_f32(engine, err));
     ENGINE_TRY(take_kernel(engine, ENGINE_PRECISION_X3, engine_kernel_amx_x3(), err));
     ENGINE_TRY(choose_bf16(engine, err));

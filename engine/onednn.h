@@ -7,7 +7,7 @@
  * Nothing here starts an OpenMP team: callers have set one thread.
  *
  * A call fails when memory runs out, or when the library may not make the code that it runs: 2.6
- * then refuses, 3.x computes the same sixty times as slowly and says nothing. */
+ * then refuses, 3.x computes the same several times as slowly and says nothing. */
 #ifndef ENGINE_ONEDNN_H
 #define ENGINE_ONEDNN_H
 

@@ -72,8 +72,8 @@ static void truth_is_no_number(void **state)
         MASK("\"datatype\":\"FP32\",", "[1,0,true,0]"),
         MASK("\"datatype\":\"INT8\",", "[1,0,true,0]"),
         MASK("\"datatype\":\"FP16\",", "[1,0,true,0]"),
-        "{\"inputs\":[{\"name\":\"query\",\"data\":[1,true],\"datatype\":\"INT64\",\"shape\":[1,1,"
-        "2]}]}",
+        ("{\"inputs\":[{\"name\":\"query\",\"data\":[1,true],\"datatype\":\"INT64\","
+         "\"shape\":[1,1,2]}]}"),
     };
     static const char *const good[] = {
         MASK("\"datatype\":\"BOOL\",", "[true,false,1,0]"),
