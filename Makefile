@@ -284,7 +284,7 @@ $(BUILD)/heap_count.so: tests/bench/heap_count.c
 $(VENV_BENCH)/.installed: tests/bench/install.sh tests/bench/requirements.txt
 	tests/bench/install.sh $(VENV_BENCH)
 
-.PHONY: bench-peers bench-servers bench-json conformance configurations
+.PHONY: bench-peers bench-servers bench-json conformance conformance-clients conformance-layer configurations
 bench-peers: $(BUILD)/engine_turns $(VENV_BENCH)/.installed ## the layer beside PyTorch, TensorFlow, ONNX Runtime, OpenVINO
 	$(VENV_BENCH)/bin/python tests/bench/peers.py --engine $< --out $(BUILD)/bench-peers $(ARGS)
 
@@ -294,12 +294,21 @@ bench-servers: $(BUILD)/attnd $(BUILD)/engine_turns $(BUILD)/heap_count.so $(VEN
 bench-json: $(BUILD)/attnd $(BUILD)/json_tensor $(VENV_BENCH)/.installed ## a large tensor as JSON and binary, beside jansson
 	$(VENV_BENCH)/bin/python tests/bench/json_tensor.py --attnd $< --jansson $(BUILD)/json_tensor --out $(BUILD)/bench-json $(ARGS)
 
-conformance: $(BUILD)/attnd ## the clients that people have, from PyPI, against the daemon
+conformance: conformance-clients conformance-layer ## all of it from PyPI: the clients that people have, and the real layer
+
+conformance-clients: $(BUILD)/attnd ## the clients that people have against the daemon; ARGS="-k kserve"
 	tests/conformance/install.sh $(VENV_CONFORMANCE)
 	BUILD_DIR=$(BUILD) $(VENV_CONFORMANCE)/bin/python -m pytest -c tests/conformance/pytest.ini tests/conformance $(ARGS)
 
 configurations: $(BUILD)/attnd ## random configurations of the real layer, in every spelling, against the daemon
 	tests/golden/install.sh $(BUILD)/venv-goldens
 	$(BUILD)/venv-goldens/bin/python tests/conformance/configurations.py $(BUILD)/attnd $(ARGS)
+
+CALLS ?= 400
+SEED  ?= 1
+conformance-layer: $(BUILD)/attnd ## the real layer beside the daemon: README's lines, then CALLS=400 random calls of SEED=1
+	tests/golden/install.sh $(BUILD)/venv-goldens
+	BUILD=$(BUILD) $(BUILD)/venv-goldens/bin/python -m pytest -c tests/conformance/pytest.ini tests/conformance/own_layer.py
+	BUILD=$(BUILD) $(BUILD)/venv-goldens/bin/python tests/conformance/differential.py --calls $(CALLS) --seed $(SEED) $(if $(ONLY),--only $(ONLY))
 
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
