@@ -309,8 +309,9 @@ static int read_wishes(int argc, char **argv, struct wishes *ret)
         argc, argv,
         "bench URL MODEL [--batch 1] [--tokens 16] [--clients 8] "
         "[--seconds 5] [--json-body] [--scores] [--json]\n\n"
-        "Sends [batch, tokens, width] queries from so many clients, one connection each; to a\n"
-        "layer that reuses scores, scores of its own as well. Prints requests a second,\n"
+        "Sends queries to MODEL of the server at URL, for so many --seconds, from so many\n"
+        "--clients, one connection each. A query is [--batch, --tokens, the layer's width]; a\n"
+        "layer that reuses scores gets scores of its own as well. Prints requests a second,\n"
         "latencies, and what the server says it spent on them.\n\n"
         "  --json-body  numbers as JSON text; else safetensors\n"
         "  --scores     ask for the attention scores too\n"

@@ -10,6 +10,20 @@
 
 static const char expected[] = "expected/";
 
+static const char usage[] =
+    "infer URL MODEL CALL.safetensors [-o OUT.safetensors] [--scores] [--precision f32|x3|bf16] "
+    "[--tolerance 1e-3]\n\n"
+    "Sends the tensors of CALL.safetensors to MODEL of the server at URL, under the names of the\n"
+    "inputs (query, attention_mask, ...), and prints type and shape of each output. Tensors\n"
+    "named expected/attention_output and expected/attention_scores are not sent: the answer is\n"
+    "compared with them.\n\n"
+    "  -o           write the answer to OUT.safetensors\n"
+    "  --scores     ask for the attention scores, also where none are expected\n"
+    "  --precision  what is computed with; else what the model or the server says\n"
+    "  --tolerance  the greatest difference allowed. Layers of policy mixed_bfloat16 need 1e-2:\n"
+    "               TensorFlow on processors rounds their sums at each step\n\n"
+    "Exit status 1 if an answer is refused, differs by more, or lacks what is expected.";
+
 static enum engine_code check_types(const struct engine_safetensors *call, struct engine_error *err)
 {
     const struct engine_named_tensor *tensors = engine_safetensors_tensors(call);
@@ -66,12 +80,29 @@ static double compare(const struct engine_safetensors *call, const struct engine
     return worst;
 }
 
-/* Prints each output; true if all that could be compared lies within the tolerance. */
+/* Prints what is expected and was not answered; true if there is nothing of the kind. */
+static bool report_absent(const struct engine_safetensors *call,
+                          const struct engine_safetensors *answer)
+{
+    const struct engine_named_tensor *tensors = engine_safetensors_tensors(call);
+    bool complete = true;
+    for (size_t i = 0; i < engine_safetensors_count(call); i++) {
+        const char *name = tensors[i].name;
+        if (strncmp(name, expected, strlen(expected)) != 0 ||
+            engine_safetensors_find(answer, name + strlen(expected)) != NULL)
+            continue;
+        printf("%s is expected, and the answer has no such tensor\n", name + strlen(expected));
+        complete = false;
+    }
+    return complete;
+}
+
+/* Prints each output; true if all that is expected was answered and lies within the tolerance. */
 static bool report(const struct engine_safetensors *call, const struct engine_safetensors *answer,
                    double tolerance)
 {
     const struct engine_named_tensor *tensors = engine_safetensors_tensors(answer);
-    bool close = true;
+    bool close = report_absent(call, answer);
     for (size_t i = 0; i < engine_safetensors_count(answer); i++) {
         char shape[128];
         double worst = compare(call, &tensors[i]);
@@ -79,6 +110,8 @@ static bool report(const struct engine_safetensors *call, const struct engine_sa
                engine_tensor_shape_text(&tensors[i].tensor, shape, sizeof shape));
         if (worst >= 0.0)
             printf("  worst difference %.3g", worst);
+        if (worst > tolerance)
+            printf(", more than the tolerance %g", tolerance);
         printf("\n");
         close = close && worst <= tolerance;
     }
@@ -120,12 +153,7 @@ static int read_wishes(int argc, char **argv, struct wishes *ret)
                                                   {"--precision", &ret->precision, NULL},
                                                   {"--tolerance", &tolerance, NULL},
                                                   {NULL, NULL, NULL}};
-    int status = api_commands_read(argc, argv,
-                                   "infer URL MODEL CALL.safetensors [-o OUT.safetensors] "
-                                   "[--scores] [--precision f32|x3|bf16] [--tolerance 1e-3]\n\n"
-                                   "Tensors named expected/... are not sent; the answer is "
-                                   "compared with them.",
-                                   options, positional, 3, 3);
+    int status = api_commands_read(argc, argv, usage, options, positional, 3, 3);
     if (status >= 0)
         return status;
     ret->url = positional[0];
@@ -134,12 +162,18 @@ static int read_wishes(int argc, char **argv, struct wishes *ret)
     return api_commands_real("--tolerance", tolerance, &ret->tolerance) ? -1 : 2;
 }
 
+/* Scores that the call's file expects are asked for too: else they would go uncompared. */
+static bool wants_scores(const struct wishes *wishes, const struct engine_safetensors *call)
+{
+    return wishes->scores || engine_safetensors_find(call, "expected/attention_scores") != NULL;
+}
+
 static enum engine_code ask(const struct wishes *wishes, const struct engine_safetensors *call,
                             struct api_client_answer **ret, struct engine_error *err)
 {
-    const char *metadata[] = {"return_attention_scores", wishes->scores ? "true" : "false",
-                              wishes->precision != NULL ? "precision" : NULL, wishes->precision,
-                              NULL};
+    const char *metadata[] = {
+        "return_attention_scores", wants_scores(wishes, call) ? "true" : "false",
+        wishes->precision != NULL ? "precision" : NULL, wishes->precision, NULL};
     struct engine_named_tensor tensors[API_MAX_INPUTS];
     struct api_client *client = NULL;
     size_t count = 0;

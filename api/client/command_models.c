@@ -92,7 +92,13 @@ int api_command_models_inspect(int argc, char **argv)
     const char *directory = NULL;
     const struct api_commands_option options[] = {{"--json", NULL, &json}, {NULL, NULL, NULL}};
     int status =
-        api_commands_read(argc, argv, "inspect MODELDIR [--json]", options, &directory, 1, 1);
+        api_commands_read(argc, argv,
+                          "inspect MODELDIR [--json]\n\n"
+                          "Opens MODELDIR as the server would, without one, and prints each weight "
+                          "that the layer uses:\n"
+                          "shape, extremes, mean and standard deviation. --json prints them as "
+                          "JSON. Exit status 1 with\nthe reason if it cannot be served.",
+                          options, &directory, 1, 1);
     if (status >= 0)
         return status;
     struct engine_error err = {0};
@@ -177,7 +183,14 @@ int api_command_models_convert(int argc, char **argv)
         {"--config", &config, NULL}, {"--prefix", &prefix, NULL}, {NULL, NULL, NULL}};
     int status = api_commands_read(argc, argv,
                                    "convert FILE.safetensors OUTDIR [--config layer.json] "
-                                   "[--prefix P]",
+                                   "[--prefix P]\n\n"
+                                   "Writes the tensors of FILE.safetensors to "
+                                   "OUTDIR/weights.safetensors.\n\n"
+                                   "  --config  a layer's configuration, as Keras writes it: "
+                                   "checked, and written to\n"
+                                   "            OUTDIR/layer.json, without which OUTDIR is no "
+                                   "model yet\n"
+                                   "  --prefix  only the tensors whose names begin so, without it",
                                    options, positional, 2, 2);
     if (status >= 0)
         return status;

@@ -166,7 +166,12 @@ int api_commands_models(int argc, char **argv)
     bool json = false;
     const char *url = NULL;
     const struct api_commands_option options[] = {{"--json", NULL, &json}, {NULL, NULL, NULL}};
-    int status = api_commands_read(argc, argv, "models URL [--json]", options, &url, 1, 1);
+    int status = api_commands_read(argc, argv,
+                                   "models URL [--json]\n\n"
+                                   "Lists the models of the server at URL, http://HOST:PORT or "
+                                   "unix:PATH: versions, states,\n"
+                                   "and why one is not served. --json prints the server's list.",
+                                   options, &url, 1, 1);
     if (status >= 0)
         return status;
     struct engine_error err = {0};
@@ -180,14 +185,25 @@ int api_commands_models(int argc, char **argv)
 
 /* ---- load, unload -------------------------------------------------------------------------- */
 
+static const char load_usage[] =
+    "load URL MODEL [--config layer.json]\n\n"
+    "Has the server at URL read MODEL's directory again, or a directory that is new there. If "
+    "that\n"
+    "fails, what was served before goes on. --config sends a layer's configuration in place of\n"
+    "the directory's layer.json. The server has to run with --allow-control.";
+
+static const char unload_usage[] =
+    "unload URL MODEL\n\n"
+    "Has the server at URL serve MODEL no longer, once the calls that it computes are done. The\n"
+    "server has to run with --allow-control.";
+
 static int control(int argc, char **argv, bool load)
 {
     const char *config_path = NULL, *positional[2] = {NULL, NULL};
     const struct api_commands_option options[] = {{"--config", &config_path, NULL},
                                                   {NULL, NULL, NULL}};
-    int status = api_commands_read(
-        argc, argv, load ? "load URL MODEL [--config layer.json]" : "unload URL MODEL",
-        load ? options : options + 1, positional, 2, 2);
+    int status = api_commands_read(argc, argv, load ? load_usage : unload_usage,
+                                   load ? options : options + 1, positional, 2, 2);
     if (status >= 0)
         return status;
     struct engine_error err = {0};

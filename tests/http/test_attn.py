@@ -62,6 +62,10 @@ def test_help_names_every_command_and_each_has_its_own():
     for command in COMMANDS:
         text = _done(command, "--help")
         assert text.startswith(f"usage: attn {command} "), text
+        usage, _, more = text.partition("\n\n")
+        assert more.strip(), f"attn --help promises that {usage!r} says more"
+        unexplained = [word for word in re.findall(r"--[a-z-]+|[A-Z]{3,}", usage) if word not in more]
+        assert not unexplained, f"{command}: nothing is said of {unexplained}"
     status, output, errors = _attn()
     assert status == 2 and not output and errors.startswith("usage: attn "), errors
 
@@ -166,8 +170,14 @@ def test_every_golden_case_is_answered_and_saved(daemon):
 
 
 def test_scores_are_asked_for_only_when_wanted_and_the_precision_may_be_named(daemon):
-    text = _done("infer", daemon.url, NAME, CALL)
-    assert "attention_output" in text and "attention_scores" not in text, text
+    call, _ = read_safetensors(pathlib.Path(CALL).read_bytes())
+    del call["expected/attention_scores"]
+    with Scratch() as directory:
+        path = directory / "call.safetensors"
+        path.write_bytes(write_safetensors(call))
+        text = _done("infer", daemon.url, NAME, path)
+        assert "attention_output" in text and "attention_scores" not in text, text
+        assert "attention_scores" in _done("infer", daemon.url, NAME, path, "--scores")
     call = BUNDLED / "minilm" / "call.safetensors"
     _done("infer", daemon.url, "minilm", call, "--precision", "x3", "--scores")
     _done("infer", daemon.url, "minilm", call, "--precision", "bf16", "--tolerance", "0.5")
@@ -191,6 +201,23 @@ def test_an_answer_that_is_not_the_expected_one_is_status_1(daemon):
         unexpected = {n: t for n, t in call.items() if not n.startswith("expected/")}
         path.write_bytes(write_safetensors(unexpected))
         assert "difference" not in _done("infer", daemon.url, NAME, path)
+
+
+def test_nothing_that_a_call_expects_is_left_uncompared(daemon):
+    call, _ = read_safetensors(pathlib.Path(CALL).read_bytes())
+    scores = call["expected/attention_scores"]
+    moved = Tensor("FP32", scores.shape, [scores.values[0] + 0.5, *list(scores.values)[1:]])
+    with Scratch() as directory:
+        path = directory / "call.safetensors"
+        path.write_bytes(write_safetensors({**call, "expected/attention_scores": moved}))
+        status, output, errors = _attn("infer", daemon.url, NAME, path)
+        assert status == 1 and not errors, "the scores were not asked for"
+        assert "worst difference 0.5, more than the tolerance 0.001" in output, output
+        assert output.count("more than") == 1, f"the output lies within it: {output}"
+        path.write_bytes(write_safetensors({**call, "expected/output": scores}))
+        status, output, errors = _attn("infer", daemon.url, NAME, path)
+        assert status == 1 and not errors, (status, output, errors)
+        assert "output is expected, and the answer has no such tensor" in output, output
 
 
 def test_what_infer_cannot_read_send_or_write_is_said(daemon):
