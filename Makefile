@@ -130,6 +130,7 @@ clean: ## remove everything that was built, in BUILD (default build)
 DEPS := gcc g++ make pkg-config libdnnl-dev libmicrohttpd-dev libjansson-dev \
         libcurl4-openssl-dev zlib1g-dev libcmocka-dev curl python3 ca-certificates
 # A target that installs first starts a second make: what is installed decides what is found.
+# Its lines begin with +, so that the jobs of make -j are its own.
 AGAIN = $(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 
 .PHONY: deps
@@ -138,19 +139,19 @@ deps: ## install the Debian packages that are needed; does nothing when they are
 
 .PHONY: run
 run: deps ## build, serve the bundled model, ask it one question, go on serving; LISTEN=:0 for any port
-	@$(AGAIN) $(BUILD)/attnd $(BUILD)/attn
+	+@$(AGAIN) $(BUILD)/attnd $(BUILD)/attn
 	@BUILD=$(BUILD) exec tests/demo serve
 
 .PHONY: demo
 demo: deps ## the same, but stop after the answer
-	@$(AGAIN) $(BUILD)/attnd
+	+@$(AGAIN) $(BUILD)/attnd $(BUILD)/attn
 	@BUILD=$(BUILD) exec tests/demo
 
 # ---- tests ---------------------------------------------------------------------------------
 
 .PHONY: test
 test: deps ## install what is needed, build, run the unit tests and the HTTP tests
-	@$(AGAIN) all $(UNIT_TESTS)
+	+@$(AGAIN) all $(UNIT_TESTS)
 	@tests/run.py "unit=$(MAKE) --no-print-directory unit" "http=$(MAKE) --no-print-directory http"
 
 .PHONY: http
@@ -168,14 +169,14 @@ TSAN_ENV := TSAN_OPTIONS=suppressions=$(CURDIR)/tests/thread.supp:halt_on_error=
 sanitize: sanitize-address sanitize-thread ## unit and HTTP tests under ASan and UBSan, then under TSan
 
 sanitize-address:
-	@$(AGAIN) BUILD=build/asan SAN=address,undefined sanitized-programs
+	+@$(AGAIN) BUILD=build/asan SAN=address,undefined sanitized-programs
 	@$(ASAN_ENV) BUILD=build/asan tests/run.py \
 	    "unit=$(MAKE) --no-print-directory BUILD=build/asan SAN=address,undefined unit" \
 	    "http=python3 tests/http/run.py --core $(ARGS)"
 
 # The loader's address layout is fixed (setarch -R): TSan cannot map its shadow under every other.
 sanitize-thread:
-	@$(AGAIN) BUILD=build/tsan SAN=thread sanitized-programs
+	+@$(AGAIN) BUILD=build/tsan SAN=thread sanitized-programs
 	@$(TSAN_ENV) BUILD=build/tsan setarch -R tests/run.py \
 	    "unit=$(MAKE) --no-print-directory BUILD=build/tsan SAN=thread unit" \
 	    "http=python3 tests/http/run.py --core $(ARGS)"
@@ -191,7 +192,7 @@ FUZZERS      := request documents
 .PHONY: fuzz fuzzers
 fuzz: deps ## feed the parsers with damaged input, FUZZ_SECONDS=60 each
 	@tests/install_packages.sh clang libclang-rt-dev
-	@$(AGAIN) BUILD=build/fuzz CC=clang CXX=clang++ SAN=address,undefined,fuzzer-no-link \
+	+@$(AGAIN) BUILD=build/fuzz CC=clang CXX=clang++ SAN=address,undefined,fuzzer-no-link \
 	    CFLAGS=-fno-sanitize=pointer-overflow fuzzers
 	@python3 tests/fuzz/seeds.py build/fuzz/corpus
 	@cd build/fuzz && for fuzzer in $(FUZZERS); do \
@@ -219,7 +220,7 @@ torture: $(BUILD)/attnd $(BUILD)/failing.so ## every allocation fails in turn, a
 .PHONY: test-proxies
 test-proxies: deps ## do refusals arrive behind nginx and HAProxy, and at curl, node and requests?
 	@tests/install_packages.sh nginx haproxy nodejs python3-requests
-	@$(AGAIN) $(BUILD)/attnd $(BUILD)/attn
+	+@$(AGAIN) $(BUILD)/attnd $(BUILD)/attn
 	@BUILD=$(BUILD) python3 tests/proxies/run.py $(ARGS)
 
 SOAK_SECONDS ?= 600

@@ -190,6 +190,15 @@ def test_make_prints_a_short_line_a_file_and_with_v_the_commands():
         assert _make("-s", *everything).stdout == "", "make -s is silent"
 
 
+def test_make_with_jobs_hands_them_on():
+    """Without a warning, that is, as who types make -j2 out of habit would see it."""
+    for arguments in (["-j2", "demo"], ["-j", "demo"], ["demo"]):
+        done = _make(*arguments, "LISTEN=127.0.0.1:0")
+        assert done.returncode == 0 and "animal" in done.stdout, (arguments, done.stderr)
+        assert not done.stderr, f"make {' '.join(arguments)}: {done.stderr}"
+    assert (BUILD / "attn").exists(), "README.md uses it after make demo, too"
+
+
 def test_make_clean_removes_what_build_names_and_never_sources():
     with tempfile.TemporaryDirectory() as directory:
         build = pathlib.Path(directory) / "build"
