@@ -363,6 +363,19 @@ enum engine_code api_decoder_feed(struct api_decoder *decoder, const void *bytes
     return hint(decoder, code, err);
 }
 
+/* Says what belongs there: empty is also what curl sends of a file that is not there. */
+static enum engine_code refuse_empty(const struct api_decoder *decoder, struct engine_error *err)
+{
+    static const char *const forms[] = {
+        [API_PROTOCOL_OIP] = "JSON, as in {\"inputs\": [{\"name\": \"query\", \"shape\": [1, 1, "
+                             "2], \"datatype\": \"FP32\", \"data\": [1, 2]}]}",
+        [API_PROTOCOL_SAFETENSORS] =
+            "a safetensors file, which curl sends with --data-binary @FILE",
+        [API_PROTOCOL_TFSERVING] = "JSON, as in {\"instances\": [{\"query\": [[1, 2]]}]}"};
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "the body is empty; it must be %s",
+                            forms[decoder->protocol]);
+}
+
 static enum engine_code finish(struct api_decoder *decoder, struct api_infer_request **ret,
                                struct engine_error *err)
 {
@@ -375,7 +388,7 @@ static enum engine_code finish(struct api_decoder *decoder, struct api_infer_req
                                 "bytes",
                                 decoder->json_bytes, decoder->received);
     if (decoder->received == 0)
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "the body is empty");
+        return refuse_empty(decoder, err);
     switch (decoder->protocol) {
     case API_PROTOCOL_OIP:
         ENGINE_TRY(api_oip_request_read(state, &decoder->body, err));

@@ -71,7 +71,8 @@ static enum engine_code read_shape(json_t *value, struct item *item, struct engi
     if (shape == NULL)
         return refuse(item, "shape", "is missing; it is a list: [batch, positions, features]", err);
     if (!json_is_array(shape) || json_array_size(shape) > API_MAX_RANK)
-        return refuse(item, "shape", "must be a list of at most 16 dimensions", err);
+        return refuse(item, "shape", "must be a list of at most 16 dimensions, as in [1, 4, 384]",
+                      err);
     item->tensor.rank = (int)json_array_size(shape);
     for (int i = 0; i < item->tensor.rank; i++) {
         const json_t *size = json_array_get(shape, (size_t)i);

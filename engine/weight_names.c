@@ -173,7 +173,9 @@ static enum engine_code find_one(const struct search *search, enum engine_weight
                                 name, engine_name_list_text(&list));
     if (search->count == 0)
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "weight %s is missing: the weight file holds no tensors", name);
+                                "weight %s is missing: the weight file holds no tensors (a Keras "
+                                "layer has weights from its first call on)",
+                                name);
     list_nearest(search->tensors, search->count, weight, &list);
     return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
                             "weight %s%s is missing from the weight file; the nearest names there "

@@ -394,7 +394,9 @@ static enum engine_code add_named(struct server_repository *repository, const ch
     char name[API_MAX_NAME_BYTES + 1];
     if (equals == NULL || (size_t)(equals - pair) >= sizeof name || equals[1] == '\0')
         return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "--model is \"%.60s\"; it must be NAME=DIR", pair);
+                                "--model is \"%.60s\"; it must be NAME=DIR (--models DIR "
+                                "serves a model under its own name)",
+                                pair);
     snprintf(name, sizeof name, "%.*s", (int)(equals - pair), pair);
     return add_entry(repository, name, equals + 1, NULL, err);
 }
@@ -483,8 +485,10 @@ static enum engine_code pick(const struct entry *entry, const char *name, const 
     size_t i = entry->set.count - 1;
     while (version[0] != '\0' && strcmp(entry->set.models[i]->version, version) != 0)
         if (i-- == 0)
-            return engine_error_set(err, ENGINE_NOT_FOUND, "model \"%s\" has no version %s", name,
-                                    version);
+            return engine_error_set(err, ENGINE_NOT_FOUND,
+                                    "model \"%s\" has no version %s; GET /v2/models/%s lists "
+                                    "those it has",
+                                    name, version, name);
     server_model_retain(entry->set.models[i]);
     *ret = entry->set.models[i];
     return ENGINE_OK;

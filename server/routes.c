@@ -225,7 +225,10 @@ enum engine_code server_routes_find(const char *method, const char *path, struct
     }
     if (first == NULL)
         return engine_error_set(err, ENGINE_NOT_FOUND,
-                                "nothing is served at %.150s; /openapi.json says what is", path);
+                                "nothing is served at %.150s; inference is at "
+                                "/v2/models/NAME/infer and /v1/models/NAME:predict, and "
+                                "/openapi.json has all routes",
+                                path);
     add_method(ret, "OPTIONS");
     if (code != ENGINE_OK || ret->options || ret->route != NULL)
         return code;

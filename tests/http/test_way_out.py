@@ -97,7 +97,15 @@ def _rows(directory):
         ("the answer's page", ["-X", "GET"], 405, "POST"),
         ("no body", ["-X", "POST"], 411, "body"),
         ("the model's name", ["-d", "{}"], 404, "GET /v2/models", "/v2/models/absent/infer"),
+        ("the version", ["-d", "{}"], 404, f"GET /v2/models/{MODEL}", f"/v2/models/{MODEL}/versions/7/infer"),
         ("the route's", ["-d", "{}"], 404, "/openapi.json", f"/v2/models/{MODEL}/predict"),
+        ("one protocol's route in the other", ["-d", "{}"], 404, "/v1/models/NAME:predict", f"/v2/models/{MODEL}:predict"),
+        ("and the other way", ["-d", "{}"], 404, "/v2/models/NAME/infer", f"/v1/models/{MODEL}/infer"),
+        ("a page that is none", [], 404, "/openapi.json", "/v2/modles"),
+        ("a file that is not there", ["-d", ""], 400, '"inputs": [{"name": "query"'),
+        ("the same of a prediction", ["-d", ""], 400, "instances", infer),
+        ("and of a safetensors file", ["-d", "", "-H", SAFETENSORS], 400, "--data-binary @FILE"),
+        ("the shape as a text", ["-d", json.dumps({"inputs": [{**ENTRY, "shape": "1,4,8"}]})], 400, "as in [1, 4, 384]"),
     ]
 
 
