@@ -25,7 +25,7 @@ WIDTH = 24
 CUSTOM = {"ReuseMultiHeadAttention": ReuseMultiHeadAttention, "ReuseTransformer": ReuseTransformer}
 ROOM = {"float32": 1e-5, "mixed_float16": 1e-2, "mixed_bfloat16": 5e-2}
 SECTION = real_layer.readme_section()
-EXPORT, EXPORT_BERT = real_layer.BLOCK.findall(SECTION)
+EXPORT, _, EXPORT_BERT = real_layer.BLOCK.findall(SECTION)
 
 
 @pytest.fixture(autouse=True)
