@@ -42,7 +42,9 @@ char *api_document_live(void)
 char *api_document_ready(bool ready)
 {
     return ready ? strdup("{\"live\":true,\"ready\":true}")
-                 : strdup("{\"error\":\"the server is not ready\",\"live\":true,\"ready\":false}");
+                 : strdup("{\"error\":\"the server is not ready: it is draining, or a model is "
+                          "not loaded; POST /v2/repository/index tells why\","
+                          "\"live\":true,\"ready\":false}");
 }
 
 char *api_document_model_ready(const char *name, bool ready)

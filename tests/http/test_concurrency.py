@@ -90,6 +90,8 @@ def test_readiness_falls_at_once_and_requests_go_on_during_the_drain_delay():
         pass
     reply = daemon.get("/v2/health/ready")
     assert reply.status == 503 and reply.json().get("ready") is False, reply.body
+    assert "draining" in reply.json()["error"], "what it means, and where to look"
+    assert "POST /v2/repository/index" in reply.json()["error"], reply.body
     live, inference = daemon.ask_all([attnd.get("/v2/health/live"), _question(1)])
     assert live.status == 200 and inference.status == 200, (live.status, inference.status)
     daemon.terminate()  # a second one ends the delay
