@@ -11,6 +11,8 @@ import tempfile
 from attnd import BUILD, GOLDEN, ROOT, Daemon
 from tensors import Tensor, golden, read_safetensors, write_safetensors
 
+# Names with a slash that are no files of this tree: what is made, tensors, weights.
+MADE = ("models/", "build/", "expected/", "attn/", "query/", "key/", "value_", "attention_output_")
 BLOCK = re.compile(r"```sh\n(.*?)```\n(?:```text\n(.*?)```)?", re.S)
 
 
@@ -44,6 +46,21 @@ def test_the_examples_of_the_protocol_print_what_they_say(daemon):
         assert wanted.strip() in output, f"{script}\nprinted\n{output[:500]}\n{errors}\nwanted\n{wanted}"
         count += 1
     return f"{count} examples"
+
+
+def test_the_files_that_the_pages_name_are_there():
+    pages = ["README.md", "engine/README.md", "api/PROTOCOL.md", *sorted(
+        str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob("**/README.md"))]
+    named = re.compile(r"`([\w.]+(?:/[\w.]+)*/(?:[\w.]+\.(?:c|h|py|sh|md|json))?)`")
+    missing, count = [], 0
+    for page in pages:
+        for name in named.findall((ROOT / page).read_text()):
+            count += 1
+            places = (ROOT, (ROOT / page).parent, ROOT / "tests")
+            if not name.startswith(MADE) and not any((p / name).exists() for p in places):
+                missing.append(f"{page}: {name}")
+    assert count > 30 and not missing, missing
+    return f"{count} files"
 
 
 # ---- a layer of one's own ----------------------------------------------------------------------
