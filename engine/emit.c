@@ -36,19 +36,25 @@ static void stream(float *to, const float *from, int64_t count)
         _mm_stream_ps(to + i, _mm_loadu_ps(from + i));
 }
 
+/* The order of wide.c: greater values first, then smaller indices; NaN ranks last. */
+static bool ranks_before(float later, float earlier)
+{
+    return later > earlier || (earlier != earlier && later == later);
+}
+
 /* Insertion into a short sorted list: k is small beside the keys, most keys fail the first test. */
 static void find_best(const float *row, int64_t keys, int64_t k, float *values, int32_t *indices)
 {
     int64_t count = 0;
     for (int64_t j = 0; j < keys; j++) {
         int64_t at = count;
-        if (count == k && !(row[j] > values[k - 1]))
+        if (count == k && !ranks_before(row[j], values[k - 1]))
             continue;
         if (count < k)
             count++;
         else
             at = k - 1;
-        for (; at > 0 && (row[j] > values[at - 1] || values[at - 1] != values[at - 1]); at--) {
+        for (; at > 0 && ranks_before(row[j], values[at - 1]); at--) {
             values[at] = values[at - 1];
             indices[at] = indices[at - 1];
         }

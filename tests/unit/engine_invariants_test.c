@@ -397,6 +397,76 @@ static void a_float32_query_is_scaled_before_it_overflows(void **unused)
     engine_close(engine);
 }
 
+/* ---- the best keys -------------------------------------------------------------------------- */
+
+enum { BEST_ROWS = 200, BEST_KEYS = 9 };
+
+static bool is_before(const float *row, int a, int b)
+{
+    if (isnan(row[a]) != isnan(row[b]))
+        return isnan(row[b]);
+    return row[a] > row[b] || (!(row[a] < row[b]) && a < b);
+}
+
+/* Each returned key has to be the first, by the order above, of those not yet returned. */
+static void check_best(const float *row, const int32_t *keys, int k)
+{
+    bool taken[BEST_KEYS] = {false};
+    for (int i = 0; i < k; i++) {
+        int best = -1;
+        for (int j = 0; j < BEST_KEYS; j++)
+            if (!taken[j] && (best < 0 || is_before(row, j, best)))
+                best = j;
+        assert_int_equal(keys[i], best);
+        taken[best] = true;
+    }
+}
+
+static void check_best_under(struct engine *engine, enum engine_policy policy)
+{
+    static const float values[] = {NAN, NAN, INFINITY, -INFINITY, 0, 1, 2};
+    struct support_random r = {7};
+    struct engine_layer_config config;
+    struct engine_call call;
+    struct support_answer answer;
+    engine_layer_defaults(&config);
+    config.policy = policy;
+    config.num_heads = config.key_dim = 1;
+    config.reuse_attention = 1;
+    config.query_shape = config.key_shape = config.value_shape =
+        (struct engine_layer_shape){.rank = 3, .shape = {-1, -1, 4}};
+    struct engine_model *model = support_draw(engine, &config);
+    engine_call_init(&call);
+    call.wanted[ENGINE_ATTENTION_SCORES] = call.wanted[ENGINE_ATTENTION_SCORES_INDICES] = true;
+    call.inputs[ENGINE_QUERY] =
+        support_random_tensor(&r, ENGINE_F32, 3, (int64_t[]){1, BEST_ROWS, 4});
+    call.inputs[ENGINE_VALUE] =
+        support_random_tensor(&r, ENGINE_F32, 3, (int64_t[]){1, BEST_KEYS, 4});
+    call.inputs[ENGINE_REUSE_ATTENTION_SCORES] =
+        support_tensor(ENGINE_F32, 4, (int64_t[]){1, 1, BEST_ROWS, BEST_KEYS});
+    float *scores = call.inputs[ENGINE_REUSE_ATTENTION_SCORES].data;
+    for (int i = 0; i < BEST_ROWS * BEST_KEYS; i++)
+        scores[i] = values[support_below(&r, sizeof values / sizeof values[0])];
+    for (call.top_k = 1; call.top_k <= BEST_KEYS; call.top_k++) {
+        support_run(engine, model, &call, false, &answer);
+        const int32_t *keys = answer.outputs[ENGINE_ATTENTION_SCORES_INDICES].data;
+        for (int i = 0; i < BEST_ROWS; i++)
+            check_best(scores + i * BEST_KEYS, keys + i * call.top_k, (int)call.top_k);
+        support_answer_reset(&answer);
+    }
+    support_call_reset(&call);
+    engine_model_release(model);
+}
+
+static void the_best_keys_are_the_greatest_then_the_first_and_nan_is_last(void **unused)
+{
+    struct engine *engine = support_open(1);
+    (void)unused;
+    for (int policy = 0; policy <= ENGINE_POLICY_FLOAT64; policy++)
+        check_best_under(engine, (enum engine_policy)policy);
+    engine_close(engine);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -407,6 +477,7 @@ int main(void)
         cmocka_unit_test(a_masked_key_changes_no_bit_and_its_score_is_zero),
         cmocka_unit_test(asking_for_scores_changes_the_output_in_its_last_bits_only),
         cmocka_unit_test(a_float32_query_is_scaled_before_it_overflows),
+        cmocka_unit_test(the_best_keys_are_the_greatest_then_the_first_and_nan_is_last),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
