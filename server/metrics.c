@@ -92,6 +92,12 @@ void server_metrics_discarded(struct server_metrics *metrics, uint64_t bytes)
     add(&metrics->discarded, bytes);
 }
 
+int server_metrics_connections_served(const struct server_metrics *metrics)
+{
+    return server_metrics_connections(metrics) -
+           atomic_load_explicit(&metrics->lingering, memory_order_relaxed);
+}
+
 void server_metrics_lingering(struct server_metrics *metrics, int change)
 {
     atomic_fetch_add_explicit(&metrics->lingering, change, memory_order_relaxed);

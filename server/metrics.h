@@ -22,6 +22,8 @@ void server_metrics_request(struct server_metrics *metrics, enum server_route_cl
 /* A connection came (1) or went (-1); how many there are. */
 void server_metrics_connection(struct server_metrics *metrics, int change);
 int server_metrics_connections(const struct server_metrics *metrics);
+/* Those of them that are not only read on behind their last answer. */
+int server_metrics_connections_served(const struct server_metrics *metrics);
 /* Work that was cancelled because its client left. */
 void server_metrics_cancelled(struct server_metrics *metrics);
 

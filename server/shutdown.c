@@ -9,6 +9,7 @@
 #include "server/deadlines.h"
 #include "server/listener.h"
 #include "server/log.h"
+#include "server/metrics.h"
 #include "server/options.h"
 #include "server/service.h"
 
@@ -73,11 +74,13 @@ static int wait_signal(struct server_service *service, int64_t ns)
     return 0;
 }
 
-static bool is_done(struct server_deadlines *deadlines)
+/* A connection that was accepted, but that no I/O thread has seen yet, is in flight too. */
+static bool is_done(const struct server_service *service)
 {
     struct server_deadlines_counts now;
-    server_deadlines_count(deadlines, &now);
-    if (now.headers + now.body + now.compute + now.reply > 0)
+    server_deadlines_count(service->deadlines, &now);
+    if (now.headers + now.body + now.compute + now.reply > 0 ||
+        server_metrics_connections_served(service->metrics) > now.idle)
         return false;
     return now.idle == 0 || now.quiet_ns > QUIET_NS;
 }
@@ -86,7 +89,7 @@ static bool is_done(struct server_deadlines *deadlines)
 static void wait_in_flight(struct server_service *service, int64_t timeout_ns)
 {
     int64_t until = server_deadlines_now() + timeout_ns;
-    while (!is_done(service->deadlines) && server_deadlines_now() < until)
+    while (!is_done(service) && server_deadlines_now() < until)
         if (wait_signal(service, STEP_NS) != 0)
             return;
 }

@@ -1,5 +1,6 @@
 """Many clients at once, each with its own data and its own right answer, also while draining."""
 
+import socket
 import time
 
 import attnd
@@ -96,3 +97,23 @@ def test_readiness_falls_at_once_and_requests_go_on_during_the_drain_delay():
     assert live.status == 200 and inference.status == 200, (live.status, inference.status)
     daemon.terminate()  # a second one ends the delay
     assert daemon.wait() == 0
+
+
+def test_clients_that_connected_before_sigterm_are_served_without_any_delay():
+    """Some of them have been accepted and seen by nobody when the drain begins."""
+    question = _question(0)
+    head = f"POST {question.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: "
+    head += f"{len(question.body)}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in question.headers.items())
+    for _ in range(8):
+        daemon = Daemon("--log-level", "warning", models=(attnd.GOLDEN,))
+        clients = []
+        for _ in range(8):
+            clients.append(socket.create_connection(("127.0.0.1", daemon.port), timeout=30))
+            clients[-1].sendall(head.encode() + b"\r\n" + question.body)
+        daemon.terminate()
+        statuses = []
+        for client in clients:
+            with client:
+                statuses += [reply.status for reply in attnd.split_replies(attnd.read_all(client))]
+        assert statuses == [200] * 8, statuses
+        assert daemon.wait() == 0, "".join(daemon.log[-40:])
