@@ -193,12 +193,13 @@ static enum engine_code check_host(const struct server_options *options,
     bool is_absent = request->host == NULL && target_authority(request->target) == NULL;
     if (!request->is_loopback || is_absent || (host != NULL && is_allowed_host(options, host)))
         return ENGINE_OK;
+    const char *target = target_authority(request->target);
+    const char *given = host != NULL ? host->host : target != NULL ? target : request->host;
+    int length = (int)(given == target ? strcspn(given, "/?#") : strlen(given));
     return engine_error_set(err, ENGINE_FORBIDDEN,
-                            "Host is \"%.60s\"; on a loopback address it must be an address, "
+                            "Host is \"%.*s\"; on a loopback address it must be an address, "
                             "localhost or a name that attnd was started with: --allow-host NAME",
-                            host != NULL            ? host->host
-                            : request->host != NULL ? request->host
-                                                    : "");
+                            length < 60 ? length : 60, given);
 }
 
 static enum engine_code check_origin(const struct server_options *options,

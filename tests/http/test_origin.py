@@ -133,6 +133,10 @@ def test_a_target_with_an_authority_is_judged_by_it_and_old_clients_send_no_host
         ]
         _judge(rows, lambda s: _ask(daemon, "GET", s[0], *_host(s[1]), version=s[2]),
                "--allow-host")
+        for target in ("http://user@localhost/v2", "http://localhost:x/v2", "http:///v2"):
+            text = _ask(daemon, "GET", target, f"Host: 127.0.0.1:{port}").error()
+            authority = target.split("/")[2]
+            assert text.startswith(f'Host is "{authority}"'), f"{target}: {text}"
         index = "/v2/repository/index"
         rows = [
             (("HTTP/1.0", None, f"http://127.0.0.1:{port}"), False),
