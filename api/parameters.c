@@ -7,12 +7,28 @@
 #include <sys/random.h>
 
 #include "api/protocol.h"
+#include "engine/formats/json.h"
 
 /* ---- values ----------------------------------------------------------------------------- */
 
-static enum engine_code refuse(const char *name, const char *rule, struct engine_error *err)
+/* What the value is, as JSON if it is plain. Where there is no memory for that, the rule has to do.
+ */
+static enum engine_code refuse(const char *name, const json_t *value, const char *rule,
+                               struct engine_error *err)
 {
-    return engine_error_set(err, ENGINE_INVALID_ARGUMENT, "parameter %.64s must be %s", name, rule);
+    bool is_plain = !json_is_object(value) && !json_is_array(value);
+    char *text =
+        is_plain ? engine_json_text(json_incref((json_t *)value), JSON_COMPACT | JSON_ENCODE_ANY)
+                 : NULL;
+    const char *is = text != NULL            ? text
+                     : json_is_object(value) ? "an object"
+                     : json_is_array(value)  ? "a list"
+                                             : "unfit";
+    (void)engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                           "parameter %.64s is %.40s%s, it must be %s", name, is,
+                           strlen(is) > 40 ? "..." : "", rule);
+    free(text);
+    return ENGINE_INVALID_ARGUMENT;
 }
 
 static enum engine_code read_bool(const char *name, const json_t *value, bool *ret,
@@ -24,7 +40,7 @@ static enum engine_code read_bool(const char *name, const json_t *value, bool *r
     else if (text != NULL && (strcmp(text, "true") == 0 || strcmp(text, "false") == 0))
         *ret = text[0] == 't';
     else
-        return refuse(name, "true or false", err);
+        return refuse(name, value, "true or false", err);
     return ENGINE_OK;
 }
 
@@ -43,7 +59,7 @@ static enum engine_code read_count(const char *name, const json_t *value, uint64
         if (errno == 0 && *end == '\0')
             return ENGINE_OK;
     }
-    return refuse(name, "an integer of at least 0", err);
+    return refuse(name, value, "an integer of at least 0", err);
 }
 
 /* "0,3-5", or one integer. */
@@ -75,7 +91,7 @@ static enum engine_code read_selection(const char *name, const json_t *value,
     }
     if (count == 0 || (at != NULL && *at != '\0') || ret->indices != NULL) {
         free(indices);
-        return refuse(name, rule, err);
+        return refuse(name, value, rule, err);
     }
     ret->indices = indices;
     ret->count = count;
@@ -88,7 +104,7 @@ static enum engine_code read_dtype(const char *name, const json_t *value, enum e
     const char *text = json_string_value(value);
     if (text == NULL || !engine_tensor_dtype_from_name(text, strlen(text), ret) ||
         !engine_tensor_dtype_is_float(*ret))
-        return refuse(name, "FP32, FP16, BF16 or FP64", err);
+        return refuse(name, value, "FP32, FP16, BF16 or FP64", err);
     return ENGINE_OK;
 }
 
@@ -118,7 +134,7 @@ static enum engine_code check_custom(const char *name, const json_t *value,
                                 "parameter %.64s begins with triton_, which is reserved", name);
     ENGINE_TRY(refuse_elsewhere(name, err));
     if (json_is_object(value) || json_is_array(value))
-        return refuse(name, "a string, a boolean or a number", err);
+        return refuse(name, value, "a string, a boolean or a number", err);
     return ENGINE_OK;
 }
 
@@ -129,7 +145,7 @@ static enum engine_code read_precision(const json_t *value, enum engine_precisio
 {
     const char *text = json_string_value(value);
     if (text == NULL || !engine_precision_from_name(text, ret))
-        return refuse("precision", "f32, x3 or bf16", err);
+        return refuse("precision", value, "f32, x3 or bf16", err);
     return ENGINE_OK;
 }
 
@@ -145,7 +161,7 @@ static enum engine_code read_non_finite(const json_t *value, enum api_non_finite
             *ret = (enum api_non_finite)i;
             return ENGINE_OK;
         }
-    return refuse("non_finite", "literal, null or string", err);
+    return refuse("non_finite", value, "literal, null or string", err);
 }
 
 static enum engine_code read_seed(struct api_request_state *state, const json_t *value,
@@ -209,7 +225,7 @@ static enum engine_code read_top_k(const json_t *value, int64_t *ret, struct eng
     struct engine_error cause = {0};
     uint64_t count = 0;
     if (read_count("top_k", value, &count, &cause) != ENGINE_OK || count < 1)
-        return refuse("top_k", rule, err);
+        return refuse("top_k", value, rule, err);
     *ret = count < INT64_MAX ? (int64_t)count : INT64_MAX;
     return ENGINE_OK;
 }

@@ -38,6 +38,40 @@ static void request_parameters_are_read(void **state)
     api_infer_request_destroy(request);
 }
 
+static void a_refused_parameter_is_shown_with_its_value_and_the_rule(void **state)
+{
+    static const char *const rows[][2] = {
+        {"timeout\":-1", "timeout is -1, it must be an integer"},
+        {"timeout\":\"soon\"", "timeout is \"soon\", it must be an integer"},
+        {"priority\":1.5", "priority is 1.5, it must be an integer"},
+        {"seed\":true", "seed is true, it must be an integer"},
+        {"training\":1", "training is 1, it must be true or false"},
+        {"training\":{\"data\":[1]}", "training is an object, it must be"},
+        {"precision\":\"f64\"", "precision is \"f64\", it must be f32"},
+        {"non_finite\":[]", "non_finite is a list, it must be literal"},
+        {"mine\":{}", "mine is an object, it must be a string"},
+        {"precision\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"", "aaa..., it must be"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char rest[256];
+        snprintf(rest, sizeof rest, "\"parameters\":{\"%s}", rows[i][0]);
+        refuse_rest(*state, rest, 400, rows[i][1]);
+    }
+    static const char *const outputs[][2] = {
+        {"heads\":\"3-1\"", "heads is \"3-1\", it must be indices"},
+        {"top_k\":0", "top_k is 0, it must be an integer from 1"},
+        {"binary_data\":\"yes\"", "binary_data is \"yes\", it must be true"},
+        {"datatype\":\"INT8\"", "datatype is \"INT8\", it must be FP32"},
+    };
+    for (size_t i = 0; i < sizeof outputs / sizeof outputs[0]; i++) {
+        char rest[256];
+        snprintf(rest, sizeof rest,
+                 "\"outputs\":[{\"name\":\"attention_scores\",\"parameters\":{\"%s}}]",
+                 outputs[i][0]);
+        refuse_rest(*state, rest, 400, outputs[i][1]);
+    }
+}
+
 static void no_outputs_are_all_or_the_models_defaults(void **state)
 {
     struct api_infer_request *request = read(*state, "\"outputs\":[]");
@@ -171,6 +205,7 @@ int main(void)
         cmocka_unit_test(scores_are_chosen_by_heads_rows_and_size),
         cmocka_unit_test(binary_output_is_wished_for_by_request_or_output),
         cmocka_unit_test(wrong_parameters_are_named),
+        cmocka_unit_test(a_refused_parameter_is_shown_with_its_value_and_the_rule),
         cmocka_unit_test(keys_that_decide_may_not_come_twice),
     };
     return cmocka_run_group_tests(tests, open_fixture, close_fixture);
