@@ -209,6 +209,20 @@ static void collect_scopes(const struct engine_named_tensor *const *found, struc
     }
 }
 
+/* Keras names all of a layer in one scope, but for the table. Weights that each exist once, but in
+ * several scopes, are pieces of several layers. */
+static enum engine_code check_one_scope(const struct scopes *scopes, struct engine_error *err)
+{
+    if (scopes->count < 2)
+        return ENGINE_OK;
+    return engine_error_set(
+        err, ENGINE_INVALID_ARGUMENT,
+        "the weights lie in the scopes \"%.*s\" and \"%.*s\", those of one "
+        "layer must lie in one",
+        (int)(scopes->length[0] < 100 ? scopes->length[0] : 100), scopes->text[0],
+        (int)(scopes->length[1] < 100 ? scopes->length[1] : 100), scopes->text[1]);
+}
+
 /* true if the name is one or two parts in one of the scopes, where only the layer's own lie. */
 static bool is_inside(const struct scopes *scopes, const struct parts *parts)
 {
@@ -252,6 +266,7 @@ static enum engine_code refuse_left_over(const struct search *search,
     bool has_others = search->prefix_length > 0;
     struct scopes scopes;
     collect_scopes(found, &scopes);
+    ENGINE_TRY(check_one_scope(&scopes, err));
     for (size_t i = 0; i < search->count && stranger == NULL; i++) {
         const struct engine_named_tensor *tensor = &search->tensors[i];
         struct parts parts = split(tensor->name);

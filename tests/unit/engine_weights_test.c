@@ -266,6 +266,27 @@ static void two_tensors_for_a_weight_are_listed(void **unused)
                  (const char *[]){"b/relative_position_embeddings:0", "may be any of"});
 }
 
+/* Each weight in turn in another scope than the rest: no name is ambiguous, none is missing. */
+static void pieces_of_several_layers_are_no_layer(void **unused)
+{
+    static const struct naming keras = {"", "attn/", "", ":0", NULL};
+    static char names[ENGINE_WEIGHT_COUNT][NAME_BYTES];
+    static const char *const scopes[] = {"", "b/", "attn/x/", "model/attn/"};
+    (void)unused;
+    for (size_t i = 0; i < sizeof scopes / sizeof scopes[0]; i++)
+        for (size_t w = 1; w < ENGINE_WEIGHT_COUNT - 1; w++) {
+            struct fixture f;
+            fixture_init(&f);
+            assert_true(w < f.count);
+            const char *plain = f.weights[w].name;
+            rename_all(&f, names, &keras);
+            snprintf(names[w], NAME_BYTES, "%s%s:0", scopes[i], plain);
+            refused(&f, NULL, "\"attn/\"");
+            refused(&f, "", scopes[i]);
+            fixture_reset(&f);
+        }
+}
+
 static void what_is_no_weight_is_refused_only_among_the_layers_own(void **unused)
 {
     (void)unused;
@@ -346,21 +367,24 @@ static void a_missing_weight_comes_with_the_nearest_names(void **unused)
 /* Names of thousands of bytes are told by their ends, and the sentence stays whole. */
 static void long_names_are_read_and_told(void **unused)
 {
-    enum { LONG = 70000 };
-    char *names = malloc(2 * LONG);
+    enum { LONG = 70000, END = 60 };
+    char *names = malloc((ENGINE_WEIGHT_COUNT + 1) * LONG);
     struct fixture f;
     struct engine_model *model;
     struct engine_error err;
     (void)unused;
     assert_non_null(names);
-    memset(names, 's', 2 * LONG);
-    strcpy(names + LONG - 20, "/query/kernel:0");
-    strcpy(names + 2 * LONG - 20, "/query/kernel:1");
+    memset(names, 's', (ENGINE_WEIGHT_COUNT + 1) * LONG);
     fixture_init(&f);
-    f.weights[1].name = names;
+    for (size_t i = 0; i < f.count; i++) {
+        snprintf(names + (i + 1) * LONG - END, END, "/%s:0", f.weights[i].name);
+        f.weights[i].name = names + i * LONG;
+    }
+    char *second = names + ENGINE_WEIGHT_COUNT * LONG;
+    strcpy(second + LONG - END, "/query/kernel:1");
     assert_int_equal(load(&f, NULL, &model, &err), ENGINE_OK);
     engine_model_release(model);
-    add(&f, names + LONG, 3, (int64_t[]){C, N - R, H});
+    add(&f, second, 3, (int64_t[]){C, N - R, H});
     refused(&f, NULL, "s/query/kernel:0, ...ss");
     refused(&f, NULL, "s/query/kernel:1; ");
     fixture_reset(&f);
@@ -435,6 +459,7 @@ int main(void)
         cmocka_unit_test(a_type_that_is_no_float_is_named),
         cmocka_unit_test(names_of_keras_are_found_in_whatever_scope),
         cmocka_unit_test(two_tensors_for_a_weight_are_listed),
+        cmocka_unit_test(pieces_of_several_layers_are_no_layer),
         cmocka_unit_test(what_is_no_weight_is_refused_only_among_the_layers_own),
         cmocka_unit_test(a_table_that_the_layer_has_not_is_refused_where_keras_puts_it),
         cmocka_unit_test(a_missing_weight_comes_with_the_nearest_names),
