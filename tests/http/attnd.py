@@ -227,9 +227,8 @@ def _header(name, value):
 class Daemon:
     """attnd on a free port, its log kept. As a context it has to drain and exit with 0."""
 
-    def __init__(self, *options, models=(GOLDEN, BUNDLED), program=BUILD / "attnd",
-                 before_start=None, **variables):
-        command = [str(program), "--listen", "127.0.0.1:0", "--drain-delay-ms", "0"]
+    def __init__(self, *options, models=(GOLDEN, BUNDLED), before_start=None, **variables):
+        command = [str(BUILD / "attnd"), "--listen", "127.0.0.1:0", "--drain-delay-ms", "0"]
         for directory in models:
             command += ["--models", str(directory)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ATTND_")}
