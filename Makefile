@@ -103,6 +103,8 @@ $(BUILD)/tests/unit/%_test: $(BUILD)/tests/unit/%_test.o $(BUILD)/tests/unit/pro
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LINK) $(LDFLAGS) -o $@ $^ -lcmocka $(MHD_LIBS) $(CURL_LIBS) $(API_LIBS) $(ENGINE_LIBS)
 
+$(BUILD)/tests/unit/engine_pool_memory_test: LDFLAGS += -Wl,--wrap=malloc
+
 .PHONY: bench
 bench: $(BUILD)/bench ## measure the engine beside the machine's ceilings, one thread and two
 	$(BUILD)/bench --threads 1,2 --csv $(BUILD)/bench.csv --svg $(BUILD)/bench.svg $(ARGS)

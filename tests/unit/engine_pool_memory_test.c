@@ -1,24 +1,22 @@
 /* engine_pool_memory_test.c - a thread that finds no memory when it first computes: is that an
  * error of the start or of the call, and does the process live on?
  *
- * The program defines malloc, and refuses on threads that are told so: libgomp would end the
- * process if it were asked on one of them. */
+ * The linker calls __wrap_malloc where the engine calls malloc (Makefile). It refuses on threads
+ * that are told so; libgomp would end the process if it were asked on one of them. */
 #include "tests/unit/engine_support.h"
 
-#include <dlfcn.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 static _Thread_local bool is_refused, is_spared;
-static bool others_are_refused;
+static atomic_bool others_are_refused;
 
-void *malloc(size_t bytes)
+void *__real_malloc(size_t bytes);
+void *__wrap_malloc(size_t bytes);
+void *__wrap_malloc(size_t bytes)
 {
-    static __typeof__(malloc) *next;
-    if (next == NULL)
-        next = (__typeof__(malloc) *)dlsym(RTLD_NEXT, "malloc");
-    bool refused =
-        is_refused || (__atomic_load_n(&others_are_refused, __ATOMIC_RELAXED) && !is_spared);
-    return refused ? NULL : next(bytes);
+    bool refused = is_refused || (others_are_refused && !is_spared);
+    return refused ? NULL : __real_malloc(bytes);
 }
 
 static void workers_without_memory_are_a_start_that_fails(void **unused)
@@ -28,9 +26,9 @@ static void workers_without_memory_are_a_start_that_fails(void **unused)
     (void)unused;
     engine_close(support_open(2)); /* what is made once per process */
     is_spared = true;
-    __atomic_store_n(&others_are_refused, true, __ATOMIC_RELAXED);
+    others_are_refused = true;
     enum engine_code code = engine_open(&(struct engine_options){.threads = 2}, &engine, &err);
-    __atomic_store_n(&others_are_refused, false, __ATOMIC_RELAXED);
+    others_are_refused = false;
     assert_int_equal(code, ENGINE_OUT_OF_MEMORY);
     assert_string_equal(err.message, "no memory for 2 threads");
     engine_close(support_open(2)); /* and the next one does not */
