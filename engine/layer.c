@@ -115,43 +115,17 @@ static bool axes_fit(const struct engine_layer_config *config, int rank)
     return true;
 }
 
-/* Partial reuse needs all axes between batch and features, relative positions axis 1 alone. */
-static bool options_fit(const struct engine_layer_config *config, int rank, bool reuse,
-                        bool positions)
-{
-    return axes_fit(config, rank) && (!reuse || config->axes_rank == rank - 2) &&
-           (!positions || (config->axes_rank == 1 && engine_layer_axis(config, 0, rank) == 1));
-}
-
-static bool any_rank_fits(const struct engine_layer_config *config, bool reuse, bool positions)
-{
-    for (int rank = 3; rank <= ENGINE_MAX_INPUT_RANK; rank++)
-        if (options_fit(config, rank, reuse, positions))
-            return true;
-    return config->axes_rank == 0;
-}
-
+/* What fits with relative positions or partial reuse depends on a call's dimensions: geometry.c. */
 static enum engine_code check_ranks(const struct engine_layer_config *config,
                                     struct engine_error *err)
 {
-    int64_t reused = engine_layer_heads_reused(config);
-    bool is_partial = reused > 0 && reused < config->num_heads;
-    bool has_positions = config->use_relative_pe && reused < config->num_heads;
-    if (!any_rank_fits(config, false, false))
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "attention_axes fits no inputs: of 3 to %d dimensions each must "
-                                "name another one between batch and features",
-                                ENGINE_MAX_INPUT_RANK);
-    if (!any_rank_fits(config, is_partial, false))
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "reuse_attention is %lld of %lld heads: partial reuse needs all "
-                                "axes between batch and features in attention_axes",
-                                (long long)reused, (long long)config->num_heads);
-    if (!any_rank_fits(config, is_partial, has_positions))
-        return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
-                                "use_relative_pe is true: relative positions are defined for "
-                                "attention over axis 1 alone, attention_axes must be [1]");
-    return ENGINE_OK;
+    for (int rank = 3; rank <= ENGINE_MAX_INPUT_RANK; rank++)
+        if (axes_fit(config, rank))
+            return ENGINE_OK;
+    return engine_error_set(err, ENGINE_INVALID_ARGUMENT,
+                            "attention_axes fits no inputs: of 3 to %d dimensions each must name "
+                            "another one between batch and features",
+                            ENGINE_MAX_INPUT_RANK);
 }
 
 static enum engine_code check_axes(const struct engine_layer_config *config,

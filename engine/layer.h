@@ -131,9 +131,9 @@ void engine_layer_defaults(struct engine_layer_config *ret);
 
 /* Checks what can be checked without weights and inputs. Messages name the argument.
  * INVALID_ARGUMENT: num_heads, key_dim < 1, reuse_attention outside -1..num_heads, dropout
- * outside [0,1), pe_max_seq_length < 1, axes that no inputs could have (alone, or together with
- * relative positions or partial reuse), negative output dimensions, identity on kernels, orthogonal
- * on a bias, Radial constraint or Orthogonal regularizer on kernels. */
+ * outside [0,1), pe_max_seq_length < 1, axes that no inputs could have, negative output dimensions,
+ * identity on kernels, orthogonal on a bias, Radial constraint or Orthogonal regularizer on
+ * kernels. */
 ENGINE_MUST_CHECK enum engine_code engine_layer_check(const struct engine_layer_config *config,
                                                       struct engine_error *err);
 
