@@ -222,8 +222,9 @@ def _neighbour(kind):
     """What a client that only errs costs another, beside one that asks as often and errs never."""
     good, headers = oip(golden(MODEL).inputs, binary=True)
     others = {"alone": (None, 0),
-              "beside a client that errs": (("POST", PATH, _null(27_000), {}), 400),
-              "beside one that does not": (("POST", PATH, good, headers), 200)}
+              "beside a client that errs 100 times a second":
+                  (("POST", PATH, _null(27_000), {}), 400),
+              "beside one that asks rightly as often": (("POST", PATH, good, headers), 200)}
     speeds, failed = {name: [] for name in others}, 0
     with ExitStack() as stack:
         proxy = stack.enter_context(Proxy(kind, _replicas(stack)))
